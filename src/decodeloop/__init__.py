@@ -1,0 +1,1 @@
+"""decodeloop: decode loops for large language models, on PyTorch and ONNX Runtime."""
