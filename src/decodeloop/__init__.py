@@ -1,1 +1,31 @@
-"""decodeloop: decode loops for large language models, on PyTorch and ONNX Runtime."""
+"""decodeloop: decode loops for large language models, on PyTorch and on ONNX Runtime."""
+
+from decodeloop.cache import cache_to_tensors, empty_tensors, tensors_to_cache, to_any
+from decodeloop.export import ExportReport, export_inputs, export_onnx
+from decodeloop.loops import generate, stream
+from decodeloop.models import LoadedModel, get_weight_type, load, unit_test_going
+from decodeloop.onnx_loops import OnnxDecoder, onnx_generate
+from decodeloop.sampling import Sampler
+from decodeloop.verify import VerifyReport, verify
+
+__all__ = [
+    "ExportReport",
+    "LoadedModel",
+    "OnnxDecoder",
+    "Sampler",
+    "VerifyReport",
+    "cache_to_tensors",
+    "empty_tensors",
+    "export_inputs",
+    "export_onnx",
+    "generate",
+    "get_weight_type",
+    "load",
+    "onnx_generate",
+    "stream",
+    "tensors_to_cache",
+    "to_any",
+    "unit_test_going",
+    "verify",
+]
+__version__ = "0.1.0"

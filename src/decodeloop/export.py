@@ -1,0 +1,280 @@
+"""A transformers decoder to ONNX: one graph that reads a prompt and decodes, its cache in its inputs and outputs."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from decodeloop.cache import cache_to_tensors
+from decodeloop.models import get_weight_type
+from decodeloop.onnx_file import METADATA
+
+EXPORTERS = ("dynamo",)
+OPSET = 20  # every operator of the graphs exists in it, and all current runtimes read it
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export made.
+
+    Attributes
+    ----------
+    path : Path
+        The graph; its weights lie beside it in ``external_data``.
+    external_data : Path
+        The weights.
+    exporter : str
+        Which exporter made it.
+    opset : int
+        Version of ONNX's operator set.
+    seconds : float
+        Time the export took.
+    inputs, outputs : dict of str to list
+        Name to shape; a str in a shape is a dynamic dimension.
+    operators : dict of str to int
+        How often each operator stands in the graph, most frequent first.
+    bytes : int
+        Size of both files.
+    """
+
+    path: Path
+    external_data: Path
+    exporter: str
+    opset: int
+    seconds: float
+    inputs: dict[str, list[int | str]]
+    outputs: dict[str, list[int | str]]
+    operators: dict[str, int]
+    bytes: int
+
+
+class FlatDecoder(torch.nn.Module):
+    """A decoder with the signature of an ONNX graph: flat tensors in, logits and flat tensors out.
+
+    ``torch.export`` cannot trace a cache object through a model's signature, so the cache is built inside. It keeps
+    every position, for sliding layers too: their mask hides what lies outside the window.
+    """
+
+    def __init__(self, model: PreTrainedModel, last_only: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        accepts = inspect.signature(model.forward).parameters
+        self.takes_positions = "position_ids" in accepts
+        self.last_only = last_only
+        self.keep = {"logits_to_keep": 1} if last_only and "logits_to_keep" in accepts else {}
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        past_key_values: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, ...]:
+        """``[B, S], [B, T], [B, S], 2L x [B, heads, P, size] -> [B, S, vocabulary], 2L x [B, heads, T, size]``."""
+        cache = DynamicCache()
+        for layer in range(len(past_key_values) // 2):
+            cache.update(past_key_values[2 * layer], past_key_values[2 * layer + 1], layer)
+        positions = {"position_ids": position_ids} if self.takes_positions else {}
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+            **positions,
+            **self.keep,
+        )
+        logits = outputs.logits[:, -1:] if self.last_only else outputs.logits
+        return logits, *cache_to_tensors(outputs.past_key_values)
+
+
+def export_inputs(model: PreTrainedModel) -> tuple[dict, dict]:
+    """Example inputs for a decoder, with a filled cache, and which of their dimensions vary.
+
+    Parameters
+    ----------
+    model : transformers PreTrainedModel
+        Any decoder that keeps keys and values; trained or not makes no difference.
+
+    Returns
+    -------
+    inputs : dict
+        ``model(**inputs)`` runs. ``input_ids`` and ``position_ids`` are int64 ``[2, 3]``, ``attention_mask`` int64
+        ``[2, 8]``, ``past_key_values`` a ``DynamicCache`` of 5 tokens that the model itself filled. No dimension is 0
+        or 1, which an exporter would take for a constant.
+    dynamic_shapes : dict
+        The same names; dimension to the name of its size. For the cache, one entry per flat tensor, in the order of
+        :func:`decodeloop.cache_to_tensors`.
+    """
+    batch, past, new = 2, 5, 3
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocabulary, (batch, past + new), generator=generator).to(model.device)
+    cache = DynamicCache()
+    with torch.no_grad():
+        model(ids[:, :past], past_key_values=cache, use_cache=True)
+    positions = torch.arange(past, past + new, device=model.device).expand(batch, new).contiguous()
+    inputs = {
+        "input_ids": ids[:, past:].contiguous(),
+        "attention_mask": torch.ones_like(ids),
+        "position_ids": positions,
+        "past_key_values": cache,
+    }
+    dynamic_shapes = {
+        "input_ids": {0: "batch", 1: "sequence"},
+        "attention_mask": {0: "batch", 1: "total"},
+        "position_ids": {0: "batch", 1: "sequence"},
+        "past_key_values": [{0: "batch", 2: "past"} for _ in cache_to_tensors(cache)],
+    }
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        del inputs["position_ids"], dynamic_shapes["position_ids"]
+    return inputs, dynamic_shapes
+
+
+def export_onnx(
+    model: PreTrainedModel,
+    path: str | os.PathLike,
+    *,
+    exporter: str = "dynamo",
+    logits: str = "all",
+) -> ExportReport:
+    """Export a decoder to one ONNX graph for both phases: reading the prompt, and decoding through the cache.
+
+    The graph takes ``input_ids`` ``[batch, sequence]``, ``attention_mask`` ``[batch, total]``, ``position_ids``
+    ``[batch, sequence]`` and ``past_key_values.{layer}.key|value`` ``[batch, heads, past, head size]``, all of them
+    dynamic in batch and length, and returns ``logits`` and ``present.{layer}.key|value``. The names are those that
+    Optimum and onnxruntime-genai use. Its metadata holds the model's configuration and special tokens.
+
+    Parameters
+    ----------
+    model : transformers PreTrainedModel
+        A decoder that keeps keys and values. The graph has the dtype of its weights.
+    path : str or path
+        The file to write, in an existing folder; the weights go beside it, to ``<path>.data``.
+    exporter : str
+        ``"dynamo"``: ``torch.onnx.export`` on the plain model, for any ONNX runtime.
+    logits : str
+        ``"all"``: the logits of every position of ``input_ids``; ``"last"``: of the last one only, ``[batch, 1,
+        vocabulary]``, which is all that decoding needs.
+
+    Returns
+    -------
+    ExportReport
+
+    Raises
+    ------
+    ValueError
+        If an argument cannot be used, or the model is one that this export does not cover.
+    FileNotFoundError
+        If the folder of ``path`` does not exist.
+    """
+    path = Path(path)
+    if exporter not in EXPORTERS:
+        raise ValueError(f"exporter={exporter!r}: expected one of {', '.join(map(repr, EXPORTERS))}.")
+    if logits not in ("all", "last"):
+        raise ValueError(f'logits={logits!r}: expected "all" or "last".')
+    if path.is_dir():
+        raise ValueError(f"path={str(path)!r} is a directory: expected a file name in it, such as model.onnx.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist.")
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{type(model).__name__} has an encoder: expected a decoder-only model.")
+    started = time.perf_counter()
+    program = _trace(model, last_only=logits == "last")
+    program.model.metadata_props[METADATA] = _metadata(model, exporter)
+    _save(program, path)
+    return _report(path, exporter, time.perf_counter() - started)
+
+
+def _trace(model: PreTrainedModel, last_only: bool) -> torch.onnx.ONNXProgram:
+    inputs, dynamic_shapes = export_inputs(model)
+    inputs["past_key_values"] = cache_to_tensors(inputs["past_key_values"])
+    pairs = [f"{layer}.{name}" for layer in range(len(inputs["past_key_values"]) // 2) for name in ("key", "value")]
+    names = [name for name in inputs if name != "past_key_values"]
+    if "position_ids" not in inputs:
+        inputs["position_ids"] = dynamic_shapes["position_ids"] = None
+    with _quiet():
+        return torch.onnx.export(
+            FlatDecoder(model, last_only).eval(),
+            kwargs=inputs,
+            dynamic_shapes=dynamic_shapes,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[*names, *(f"past_key_values.{pair}" for pair in pairs)],
+            output_names=["logits", *(f"present.{pair}" for pair in pairs)],
+            verbose=False,
+        )
+
+
+class _quiet(warnings.catch_warnings):
+    """The exporter's remarks on itself are not the user's business; its errors are."""
+
+    logger = logging.getLogger("torch.onnx")
+
+    def __enter__(self):
+        super().__enter__()
+        warnings.simplefilter("ignore")
+        self.level = self.logger.level
+        self.logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *exception):
+        self.logger.setLevel(self.level)
+        super().__exit__(*exception)
+
+
+def _metadata(model: PreTrainedModel, exporter: str) -> str:
+    config = model.config.get_text_config(decoder=True).to_diff_dict()
+    config.pop("_name_or_path", None)
+    return json.dumps(
+        {
+            "config": config,
+            "eos_token_id": model.generation_config.eos_token_id,
+            "pad_token_id": model.generation_config.pad_token_id,
+            "exporter": exporter,
+            "dtype": str(get_weight_type(model)).removeprefix("torch."),
+        },
+        default=str,
+    )
+
+
+def _save(program: torch.onnx.ONNXProgram, path: Path) -> None:
+    """Write both files under temporary names, then rename: no half-written graph is ever left at ``path``."""
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".export-"))
+    try:
+        program.save(str(folder / path.name), external_data=True)
+        for file in sorted(folder.iterdir(), key=lambda file: file.name, reverse=True):  # the weights first
+            os.replace(file, path.parent / file.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _report(path: Path, exporter: str, seconds: float) -> ExportReport:
+    proto = onnx.load(path, load_external_data=False)
+    data = path.with_name(path.name + ".data")
+    return ExportReport(
+        path=path,
+        external_data=data,
+        exporter=exporter,
+        opset=next(opset.version for opset in proto.opset_import if opset.domain == ""),
+        seconds=seconds,
+        inputs=_shapes(proto.graph.input),
+        outputs=_shapes(proto.graph.output),
+        operators=dict(Counter(node.op_type for node in proto.graph.node).most_common()),
+        bytes=path.stat().st_size + data.stat().st_size,
+    )
+
+
+def _shapes(values) -> dict[str, list[int | str]]:
+    return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}

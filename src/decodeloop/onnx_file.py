@@ -1,0 +1,82 @@
+"""An ONNX file before it is run: is it safe to open, what model is in it, which types has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+
+#: The key of the graph's metadata under which the exported model's limits and special tokens stand.
+METADATA = "decodeloop"
+
+#: onnxruntime's name of an element type -> torch's, and ONNX's number for it
+TYPES = {
+    "tensor(float)": (torch.float32, onnx.TensorProto.FLOAT),
+    "tensor(float16)": (torch.float16, onnx.TensorProto.FLOAT16),
+    "tensor(bfloat16)": (torch.bfloat16, onnx.TensorProto.BFLOAT16),
+    "tensor(int64)": (torch.int64, onnx.TensorProto.INT64),
+    "tensor(int32)": (torch.int32, onnx.TensorProto.INT32),
+}
+
+
+def check_graph_file(path: Path) -> None:
+    """Refuse a file that does not exist, is no ONNX graph, or names weights outside its own folder.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no ONNX graph at {str(path)!r}. decodeloop.export_onnx(model, path) writes one.")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's errors have no common base that is public
+        raise ValueError(f"{str(path)!r} is not an ONNX graph: {error}") from None
+    folders = {path.parent.resolve(), path.resolve().parent}
+    for tensor in _tensors(proto):
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
+        if location is None:
+            continue
+        target = (path.parent / location).resolve()
+        if Path(location).is_absolute() or not any(target.is_relative_to(folder) for folder in folders):
+            raise ValueError(
+                f"{path.name} keeps {tensor.name!r} at {location!r}, outside its own folder: refused. "
+                "A graph's external data must lie beside it."
+            )
+        if not target.is_file():
+            raise FileNotFoundError(f"{path.name} keeps its weights in {location!r}, which is not beside it.")
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    def walk(nodes, initializers):
+        yield from initializers
+        for node in nodes:
+            for attribute in node.attribute:
+                yield from [attribute.t, *attribute.tensors]
+                for graph in [attribute.g, *attribute.graphs]:
+                    yield from walk(graph.node, graph.initializer)
+
+    yield from walk(proto.graph.node, proto.graph.initializer)
+    for function in proto.functions:
+        yield from walk(function.node, [])
+
+
+def model_facts(session: onnxruntime.InferenceSession, path: Path) -> tuple[PreTrainedConfig | None, Any, Any]:
+    """Configuration, end-of-sequence ids and padding id: from the graph's metadata, else from the files beside it."""
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    if text:
+        facts = json.loads(text)
+        return AutoConfig.for_model(**facts["config"]), facts["eos_token_id"], facts["pad_token_id"]
+    if not (path.parent / "config.json").exists():
+        return None, None, None
+    config = AutoConfig.from_pretrained(path.parent)
+    generation = GenerationConfig.from_model_config(config)
+    if (path.parent / "generation_config.json").exists():
+        generation = GenerationConfig.from_pretrained(path.parent)
+    return config.get_text_config(decoder=True), generation.eos_token_id, generation.pad_token_id

@@ -1,0 +1,165 @@
+"""Do two decoders agree? Both read the same text, and their logits are compared at every step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+
+from decodeloop.loops import Engine, TorchEngine, end_tokens
+from decodeloop.onnx_loops import OnnxDecoder
+from decodeloop.prompt import check_prompt
+
+Decoder = PreTrainedModel | OnnxDecoder | str | os.PathLike
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where two decoders first chose different tokens.
+
+    ``margin`` is how far the reference's best logit is above the logit it gives to the candidate's token. A margin
+    below the largest logit difference is a near tie, which rounding decides; a larger one is a bug.
+    """
+
+    prompt: int
+    row: int
+    step: int
+    expected: int
+    got: int
+    margin: float
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What :func:`verify` found.
+
+    Attributes
+    ----------
+    same_tokens : bool
+        Whether greedy decoding gives the same tokens, for every row of every prompt.
+    tokens : int
+        How many tokens were compared.
+    agreed : int
+        How many of them were the same.
+    max_logit_diff : float
+        Largest absolute difference between two logits.
+    max_kl : float
+        Largest Kullback-Leibler divergence from the reference's distribution to the candidate's, in nats.
+    divergence : Divergence or None
+        The first difference.
+    logit_diffs, kls : list of float
+        The largest of each step, over rows and prompts.
+    """
+
+    same_tokens: bool
+    tokens: int
+    agreed: int
+    max_logit_diff: float
+    max_kl: float
+    divergence: Divergence | None = None
+    logit_diffs: list[float] = field(default_factory=list, repr=False)
+    kls: list[float] = field(default_factory=list, repr=False)
+
+    @property
+    def near_tie(self) -> bool:
+        """Whether the first difference is small enough for rounding to explain it."""
+        return self.divergence is not None and self.divergence.margin <= 2 * self.max_logit_diff
+
+    def __str__(self) -> str:
+        head = f"{self.agreed} of {self.tokens} tokens agree, logits within {self.max_logit_diff:.2g}"
+        if self.divergence is None:
+            return head
+        d = self.divergence
+        kind = "a near tie" if self.near_tie else "not a near tie"
+        return f"{head}; first difference at step {d.step}: {d.got} for {d.expected}, margin {d.margin:.2g} ({kind})"
+
+
+@torch.no_grad()
+def verify(
+    reference: Decoder,
+    candidate: Decoder,
+    prompts: torch.Tensor | Sequence[torch.Tensor],
+    *,
+    attention_mask: torch.Tensor | Sequence[torch.Tensor] | None = None,
+    max_new_tokens: int = 20,
+    eos_token_id: int | Sequence[int] | str | None = "model",
+) -> VerifyReport:
+    """Decode greedily with the reference, feed the candidate the same tokens, and compare the logits of each step.
+
+    The candidate is fed the reference's tokens, so that a single near tie does not send it down another path and
+    every step is compared. It would have given the same tokens by itself if and only if it agrees at every step.
+
+    Parameters
+    ----------
+    reference, candidate : transformers model, OnnxDecoder, or path of an ONNX graph
+    prompts : torch.Tensor or sequence of torch.Tensor
+        int ``[batch, length]`` each.
+    attention_mask : same structure, optional
+        0 for padding on the left.
+    max_new_tokens : int
+        Steps to compare for each prompt, 1 or more; fewer where every row ends.
+    eos_token_id : int, sequence of int, None or "model"
+        As in :func:`decodeloop.generate`; ``"model"`` is the reference's. What a row would say after its end is not
+        compared.
+
+    Raises
+    ------
+    ValueError
+        If the vocabularies differ, or an argument cannot be used.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: expected 1 or more, or nothing is compared.")
+    ref, cand = _engine(reference), _engine(candidate)
+    if ref.vocab_size != cand.vocab_size:
+        raise ValueError(f"the vocabularies differ, {ref.vocab_size} and {cand.vocab_size} tokens: not the same model.")
+    prompts = [prompts] if isinstance(prompts, torch.Tensor) else list(prompts)
+    masks = [attention_mask] if isinstance(attention_mask, torch.Tensor) else attention_mask or [None] * len(prompts)
+    ends = torch.tensor(end_tokens(eos_token_id, ref), dtype=torch.int64)
+    steps: list[tuple[float, float]] = []  # of each step: largest logit difference, largest KL
+    compared = agreed = 0
+    first: Divergence | None = None
+    for index, (ids, mask) in enumerate(zip(prompts, masks, strict=True)):
+        limits = {"vocab_size": ref.vocab_size, "max_positions": ref.max_positions, "max_new_tokens": max_new_tokens}
+        prompt = check_prompt(ids, mask, **limits)
+        live, expected = torch.ones(len(ids), dtype=torch.bool), prompt.input_ids[:, -1]
+        for step in range(max_new_tokens):
+            if step == 0:
+                outputs = [e.prefill(prompt.to(e.device), ids.shape[1] + max_new_tokens) for e in (ref, cand)]
+            else:
+                outputs = [e.decode_one_token(expected.to(e.device)) for e in (ref, cand)]
+            want, got = (logits.double().cpu() for logits in outputs)
+            expected, chosen = want.argmax(-1), got.argmax(-1)
+            kl = (want.log_softmax(-1) - got.log_softmax(-1)).mul(want.softmax(-1)).sum(-1)
+            worst = float((want - got).abs().amax(-1)[live].max()), float(kl[live].max())
+            _keep_largest(steps, step, worst)
+            wrong = (live & (expected != chosen)).nonzero().flatten().tolist()
+            compared, agreed = compared + int(live.sum()), agreed + int(live.sum()) - len(wrong)
+            if wrong and first is None:
+                row = wrong[0]
+                best, theirs = int(expected[row]), int(chosen[row])
+                first = Divergence(index, row, step, best, theirs, float(want[row, best] - want[row, theirs]))
+            live &= ~torch.isin(expected, ends)
+            if not live.any():
+                break
+    diffs, kls = [d for d, _ in steps], [k for _, k in steps]
+    return VerifyReport(first is None, compared, agreed, max(diffs), max(kls), first, diffs, kls)
+
+
+def _keep_largest(steps: list[tuple[float, float]], step: int, worst: tuple[float, float]) -> None:
+    if step == len(steps):
+        steps.append(worst)
+    else:
+        steps[step] = max(steps[step][0], worst[0]), max(steps[step][1], worst[1])
+
+
+def _engine(decoder: Decoder) -> Engine:
+    if isinstance(decoder, OnnxDecoder):
+        return decoder
+    if isinstance(decoder, PreTrainedModel):
+        return TorchEngine(decoder)
+    if isinstance(decoder, str | os.PathLike):
+        return OnnxDecoder(decoder)
+    raise ValueError(f"a {type(decoder).__name__}: expected a transformers model, an OnnxDecoder, or a graph's path.")
