@@ -215,6 +215,10 @@ def end_tokens(eos_token_id: int | Sequence[int] | str | None, engine: Engine) -
         if eos_token_id != "model":
             raise ValueError(f'eos_token_id={eos_token_id!r}: expected "model", an int, a list of ints, or None.')
         eos_token_id = engine.eos_token_id
+        if eos_token_id is None and getattr(engine, "config", None) is None:
+            raise ValueError(
+                f"{engine.path.name} does not say which token ends a text: give eos_token_id, or None to never stop early."
+            )
     if eos_token_id is None:
         return []
     if isinstance(eos_token_id, torch.Tensor):

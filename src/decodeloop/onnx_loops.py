@@ -60,6 +60,8 @@ class OnnxDecoder:
         capacity: int | None = None,
         session_options: onnxruntime.SessionOptions | None = None,
     ) -> None:
+        if capacity is not None and capacity < 1:
+            raise ValueError(f"capacity={capacity}: expected 1 or more positions, or None.")
         self.path = Path(path)
         check_graph_file(self.path)
         self.device = _pick_device(device)

@@ -20,8 +20,9 @@ Decoder = PreTrainedModel | OnnxDecoder | str | os.PathLike
 class Divergence:
     """Where two decoders first chose different tokens.
 
-    ``margin`` is how far the reference's best logit is above the logit it gives to the candidate's token. A margin
-    below the largest logit difference is a near tie, which rounding decides; a larger one is a bug.
+    ``margin`` is how far the reference's best logit is above the logit it gives to the candidate's token, and
+    ``rounding`` what the logits' type can be expected to lose on the way: 32 units in the last place of the largest
+    logit. A margin below it is a near tie, which the order of additions decides; a larger one is a real difference.
     """
 
     prompt: int
@@ -30,6 +31,12 @@ class Divergence:
     expected: int
     got: int
     margin: float
+    rounding: float
+
+    @property
+    def near_tie(self) -> bool:
+        """Whether rounding can explain the difference."""
+        return self.margin <= self.rounding
 
 
 @dataclass(frozen=True)
@@ -63,17 +70,12 @@ class VerifyReport:
     logit_diffs: list[float] = field(default_factory=list, repr=False)
     kls: list[float] = field(default_factory=list, repr=False)
 
-    @property
-    def near_tie(self) -> bool:
-        """Whether the first difference is small enough for rounding to explain it."""
-        return self.divergence is not None and self.divergence.margin <= 2 * self.max_logit_diff
-
     def __str__(self) -> str:
         head = f"{self.agreed} of {self.tokens} tokens agree, logits within {self.max_logit_diff:.2g}"
         if self.divergence is None:
             return head
         d = self.divergence
-        kind = "a near tie" if self.near_tie else "not a near tie"
+        kind = "a near tie" if d.near_tie else "not a near tie"
         return f"{head}; first difference at step {d.step}: {d.got} for {d.expected}, margin {d.margin:.2g} ({kind})"
 
 
@@ -130,6 +132,7 @@ def verify(
                 outputs = [e.prefill(prompt.to(e.device), ids.shape[1] + max_new_tokens) for e in (ref, cand)]
             else:
                 outputs = [e.decode_one_token(expected.to(e.device)) for e in (ref, cand)]
+            eps = max(torch.finfo(logits.dtype).eps for logits in outputs)
             want, got = (logits.double().cpu() for logits in outputs)
             expected, chosen = want.argmax(-1), got.argmax(-1)
             kl = (want.log_softmax(-1) - got.log_softmax(-1)).mul(want.softmax(-1)).sum(-1)
@@ -140,7 +143,8 @@ def verify(
             if wrong and first is None:
                 row = wrong[0]
                 best, theirs = int(expected[row]), int(chosen[row])
-                first = Divergence(index, row, step, best, theirs, float(want[row, best] - want[row, theirs]))
+                margin, rounding = float(want[row, best] - want[row, theirs]), 32 * eps * float(want[row].abs().max())
+                first = Divergence(index, row, step, best, theirs, margin, rounding)
             live &= ~torch.isin(expected, ends)
             if not live.any():
                 break
@@ -162,4 +166,4 @@ def _engine(decoder: Decoder) -> Engine:
         return TorchEngine(decoder)
     if isinstance(decoder, str | os.PathLike):
         return OnnxDecoder(decoder)
-    raise ValueError(f"a {type(decoder).__name__}: expected a transformers model, an OnnxDecoder, or a graph's path.")
+    raise ValueError(f"{type(decoder).__name__}: expected a transformers model, an OnnxDecoder, or a graph's path.")

@@ -1,0 +1,116 @@
+"""The ONNX decoder: sessions reused, buffers that grow, files that are refused."""
+
+import shutil
+
+import onnx
+import pytest
+import torch
+from conftest import left_padded, prompt_ids
+from onnx import TensorProto, helper
+
+import decodeloop
+from decodeloop import OnnxDecoder, onnx_generate
+
+
+def test_graphs_with_last_logits_decode_the_same(llama, llama_graph):
+    ids, mask = left_padded([7, 2, 4])
+    expected = decodeloop.generate(llama, ids, attention_mask=mask, max_new_tokens=20)
+    assert torch.equal(onnx_generate(llama_graph.path, ids, attention_mask=mask, max_new_tokens=20), expected)
+
+
+def test_a_session_is_returned_and_reused(phi, phi_graph):
+    ids = prompt_ids(1, 5)
+    tokens, session, feeds = onnx_generate(phi_graph.path, ids, max_new_tokens=2, return_session=True)
+    assert tokens.shape == (1, 7)
+    assert feeds["input_ids"].tolist() == [[int(tokens[0, 5])]]
+    assert feeds["attention_mask"].tolist() == [[1] * 6]
+    assert feeds["position_ids"].tolist() == [[5]]
+    assert feeds["past_key_values.0.key"].shape == (1, 4, 5, 8)
+    again = onnx_generate(session, ids, max_new_tokens=30)
+    assert torch.equal(again, decodeloop.generate(phi, ids, max_new_tokens=30))
+
+
+def test_one_decoder_serves_growing_and_shrinking_requests(phi, phi_graph):
+    decoder = OnnxDecoder(phi_graph.path, device="cpu", capacity=4)
+    for batch, length, new in [(1, 3, 2), (4, 30, 10), (2, 1, 60), (5, 9, 3)]:
+        ids = prompt_ids(batch, length)
+        options = {"max_new_tokens": new, "eos_token_id": None}
+        assert torch.equal(decoder.generate(ids, **options), decodeloop.generate(phi, ids, **options))
+
+
+def test_the_decoder_knows_its_model(phi, phi_graph):
+    decoder = OnnxDecoder(phi_graph.path, device="cpu")
+    assert decoder.providers == ["CPUExecutionProvider"]
+    assert decoder.config.model_type == "phi"
+    assert decoder.config.num_hidden_layers == 2
+    assert decoder.config.rope_parameters == phi.config.rope_parameters
+    assert (decoder.eos_token_id, decoder.pad_token_id, decoder.vocab_size, decoder.max_positions) == (2, 0, 97, 512)
+
+
+def test_a_graph_without_metadata_takes_the_files_beside_it(phi, phi_graph, tmp_path):
+    proto = onnx.load(phi_graph.path)
+    del proto.metadata_props[:]
+    onnx.save(proto, tmp_path / "plain.onnx")
+    ids = prompt_ids(1, 4)
+    bare = OnnxDecoder(tmp_path / "plain.onnx", device="cpu")
+    assert bare.config is None
+    with pytest.raises(ValueError, match="plain.onnx does not say which token ends a text.*eos_token_id"):
+        bare.generate(ids)
+    expected = decodeloop.generate(phi, ids, max_new_tokens=8, eos_token_id=None)
+    assert torch.equal(bare.generate(ids, max_new_tokens=8, eos_token_id=None), expected)
+    phi.config.save_pretrained(tmp_path)
+    phi.generation_config.save_pretrained(tmp_path)
+    assert OnnxDecoder(tmp_path / "plain.onnx", device="cpu").eos_token_id == 2
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no ONNX graph at '.*nothing.onnx'"):
+        OnnxDecoder(tmp_path / "nothing.onnx")
+    (tmp_path / "text.onnx").write_text("this is not a graph")
+    with pytest.raises(ValueError, match="text.onnx' is not an ONNX graph"):
+        OnnxDecoder(tmp_path / "text.onnx")
+
+
+def test_a_graph_without_a_cache_is_refused(tmp_path):
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])
+    out = helper.make_tensor_value_info("logits", TensorProto.INT64, ["batch", "sequence"])
+    graph = helper.make_graph([helper.make_node("Identity", ["input_ids"], ["logits"])], "g", [ids], [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "nocache.onnx")
+    with pytest.raises(ValueError, match="nocache.onnx has no cache inputs.*its inputs are input_ids"):
+        OnnxDecoder(tmp_path / "nocache.onnx")
+
+
+def test_missing_weights_are_named(phi_graph, tmp_path):
+    shutil.copy(phi_graph.path, tmp_path / "model.onnx")
+    with pytest.raises(FileNotFoundError, match=r"keeps its weights in 'model.onnx.data', which is not beside it"):
+        OnnxDecoder(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("where", ["../model.onnx.data", "{absolute}", "link.data"])
+def test_weights_outside_the_folder_are_refused(phi_graph, tmp_path, where):
+    folder = tmp_path / "graph"
+    folder.mkdir()
+    outside = tmp_path / "model.onnx.data"
+    shutil.copy(phi_graph.external_data, outside)
+    (folder / "link.data").symlink_to(outside)
+    proto = onnx.load(phi_graph.path, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = where.format(absolute=outside)
+    (folder / "model.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match="outside its own folder: refused"):
+        OnnxDecoder(folder / "model.onnx")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there, and here is one")
+def test_cuda_without_a_gpu_is_an_error(phi_graph):
+    with pytest.raises(ValueError, match=r"device='cuda': torch .* sees 0 GPUs"):
+        OnnxDecoder(phi_graph.path, device="cuda")
+
+
+@pytest.mark.parametrize("capacity", [0, -1])
+def test_capacity_must_be_positive(phi_graph, capacity):
+    with pytest.raises(ValueError, match=f"capacity={capacity}"):
+        OnnxDecoder(phi_graph.path, capacity=capacity)

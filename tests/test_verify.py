@@ -1,0 +1,61 @@
+"""verify: it agrees where decoders agree, and finds, places and judges the first difference."""
+
+import copy
+
+import pytest
+import torch
+from conftest import left_padded, prompt_ids
+
+from decodeloop import OnnxDecoder, verify
+
+
+def test_pytorch_and_onnx_agree(phi, phi_graph):
+    ids, mask = left_padded([9, 4])
+    report = verify(phi, phi_graph.path, [ids, prompt_ids(1, 3)], attention_mask=[mask, None], eos_token_id=None)
+    assert report.same_tokens
+    assert (report.tokens, report.agreed) == (60, 60)
+    assert 0 < report.max_logit_diff < 1e-4
+    assert len(report.logit_diffs) == len(report.kls) == 20
+    assert str(report).startswith("60 of 60 tokens agree, logits within ")
+
+
+def test_a_broken_decoder_is_found_and_is_no_near_tie(phi):
+    broken = copy.deepcopy(phi)
+    with torch.no_grad():
+        broken.lm_head.bias[5] += 50  # it now always says 5
+    report = verify(phi, broken, prompt_ids(1, 6), max_new_tokens=5, eos_token_id=None)
+    assert not report.same_tokens
+    assert (report.divergence.step, report.divergence.got) == (0, 5)
+    assert report.divergence.margin > report.divergence.rounding
+    assert "not a near tie" in str(report)
+    assert report.max_logit_diff == pytest.approx(50, abs=1e-3)
+    assert report.max_kl > 1
+
+
+def test_a_near_tie_is_told_from_a_bug(phi):
+    with torch.no_grad():
+        logits = phi(prompt_ids(1, 6)).logits[0, -1]
+    best, second = logits.topk(2).indices.tolist()
+    tied = copy.deepcopy(phi)  # the two best tokens all but equal ...
+    with torch.no_grad():
+        tied.lm_head.bias[second] += logits[best] - logits[second] - 1e-6
+    other = copy.deepcopy(tied)  # ... and then the other way round
+    with torch.no_grad():
+        other.lm_head.bias[second] += 3e-6
+    report = verify(tied, other, prompt_ids(1, 6), max_new_tokens=1)
+    assert (report.divergence.expected, report.divergence.got) == (best, second)
+    assert report.divergence.near_tie
+    assert "(a near tie)" in str(report)
+
+
+def test_nothing_is_compared_after_a_row_ended(phi, phi_graph):
+    ids = prompt_ids(1, 6)
+    first = int(OnnxDecoder(phi_graph.path, device="cpu").generate(ids, max_new_tokens=1, eos_token_id=None)[0, -1])
+    assert verify(phi, phi_graph.path, ids, eos_token_id=first).tokens == 1
+
+
+def test_bad_arguments_are_named(phi, llama):
+    with pytest.raises(ValueError, match="max_new_tokens=0: expected 1 or more"):
+        verify(phi, phi, prompt_ids(1, 2), max_new_tokens=0)
+    with pytest.raises(ValueError, match="int: expected a transformers model"):
+        verify(phi, 3, prompt_ids(1, 2))
