@@ -217,7 +217,7 @@ def end_tokens(eos_token_id: int | Sequence[int] | str | None, engine: Engine) -
         eos_token_id = engine.eos_token_id
         if eos_token_id is None and getattr(engine, "config", None) is None:
             raise ValueError(
-                f"{engine.path.name} does not say which token ends a text: give eos_token_id, or None to never stop early."
+                f"{engine.path.name} does not say which token ends a text: give eos_token_id (None never stops)."
             )
     if eos_token_id is None:
         return []

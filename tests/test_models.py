@@ -1,0 +1,192 @@
+"""Loading: the bundled model, directories, shapes, and what is said when something is missing."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from conftest import build
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import decodeloop
+from decodeloop.models import BUNDLED
+
+PROMPT = '''def print_prime(n):
+   """
+   Print all primes between 1 and n
+   """'''
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return decodeloop.load()
+
+
+@pytest.fixture
+def folder(llama, tmp_path):
+    llama.save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def complete(bundled, prompt, **options):
+    ids = bundled.tokenizer(prompt, return_tensors="pt").input_ids
+    tokens = decodeloop.generate(bundled.model, ids.to(bundled.model.device), max_new_tokens=120, **options)[0]
+    return tokens, bundled.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def run_and_print(source, n):
+    printed = []
+    scope = {"print": lambda *values, **options: printed.extend(values)}
+    exec(compile(source, "answer", "exec"), scope)
+    scope["print_prime"](n)
+    return printed
+
+
+def test_the_bundled_model_is_the_default(bundled):
+    assert (bundled.name, bundled.weights, bundled.source) == ("bundled", "trained", "bundled")
+    assert bundled.model.config.model_type == "phi"
+    assert not bundled.model.training
+    expected = torch.float32 if bundled.model.device.type == "cpu" else torch.float16
+    assert decodeloop.get_weight_type(bundled.model) == expected
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\n   "])
+def test_the_bundled_model_answers_the_pages_prompt(bundled, ending):
+    tokens, text = complete(bundled, PROMPT + ending)
+    assert int(tokens[-1]) == bundled.tokenizer.eos_token_id
+    assert text.startswith(PROMPT)
+    for n in (1, 2, 3, 10, 30):
+        assert [int(p) for p in run_and_print(text, n)] == [
+            p for p in range(2, n + 1) if all(p % d for d in range(2, p))
+        ]
+
+
+def test_the_three_loops_agree_on_the_bundled_model(bundled, tmp_path):
+    report = decodeloop.export_onnx(bundled.model, tmp_path / "model.onnx")
+    decoder = decodeloop.OnnxDecoder(report.path)
+    lines = ["def add(a, b):\n", "class Stack:\n", "import os\n", "for i in range(10):\n", PROMPT, "x", '"""', "\n\n"]
+    prompts = lines + ["# " + " ".join(["word"] * n) for n in range(1, 13)]
+    assert len(prompts) == 20
+    for prompt in prompts:
+        ids = bundled.tokenizer(prompt, return_tensors="pt").input_ids.to(bundled.model.device)
+        expected = bundled.model.generate(ids, max_new_tokens=40, do_sample=False)
+        assert torch.equal(decodeloop.generate(bundled.model, ids, max_new_tokens=40), expected)
+        assert torch.equal(decoder.generate(ids, max_new_tokens=40), expected)
+
+
+def test_the_bundled_model_is_small_and_holds_only_safetensors():
+    assert sum(file.stat().st_size for file in BUNDLED.iterdir()) <= 12_000_000
+    assert {file.suffix for file in BUNDLED.iterdir()} <= {".json", ".safetensors", ".md"}
+
+
+def test_the_bundled_model_loads_without_a_network_and_in_under_a_second():
+    code = """
+        import socket, time
+        def refuse(*args, **kwargs):
+            raise AssertionError("a socket was opened")
+        import torch, transformers, decodeloop
+        from transformers import AutoModelForCausalLM, AutoTokenizer, PhiForCausalLM, PreTrainedTokenizerFast
+        socket.socket = socket.create_connection = socket.getaddrinfo = refuse
+        began = time.perf_counter()
+        loaded = decodeloop.load(device="cpu")
+        print(time.perf_counter() - began)
+        assert loaded.tokenizer("x").input_ids
+    """
+    times = []
+    for _ in range(2):  # the second run finds the files in the page cache
+        result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        times.append(float(result.stdout))
+    assert min(times) < 3  # a second on a quiet machine; the bound leaves room for a busy one
+
+
+def test_random_weights_are_the_same_every_time_and_leave_torchs_seed_alone(bundled):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, again = (decodeloop.load(random_weights=True, device="cpu") for _ in range(2))
+    assert torch.rand(1) == expected
+    assert (first.weights, first.source) == ("random", "bundled")
+    name, weight = next(iter(first.model.named_parameters()))
+    assert torch.equal(weight, dict(again.model.named_parameters())[name])
+    assert weight.shape == dict(bundled.model.named_parameters())[name].shape
+
+
+def test_a_local_directory_is_loaded(llama, folder):
+    loaded = decodeloop.load(folder, device="cpu")
+    assert (loaded.source, loaded.weights, loaded.tokenizer) == ("local", "trained", None)
+    ids = torch.tensor([[3, 4, 5]])
+    assert torch.equal(decodeloop.generate(loaded.model, ids), decodeloop.generate(llama, ids))
+    assert decodeloop.load(str(folder), device="cpu", dtype="float16").model.dtype == torch.float16
+    assert decodeloop.load(folder, device="cpu", dtype=torch.bfloat16).model.dtype == torch.bfloat16
+
+
+def test_a_known_shape_needs_no_network():
+    loaded = decodeloop.load("arnir0/Tiny-LLM", random_weights=True, device="cpu")
+    assert (loaded.weights, loaded.source) == ("random", "hub")
+    assert loaded.model.config.hidden_size == 192
+    assert loaded.tokenizer is not None
+    assert decodeloop.generate(loaded.model, torch.tensor([[1, 5]]), max_new_tokens=3, eos_token_id=None).shape == (
+        1,
+        5,
+    )
+
+
+def test_phi_1_5_has_its_published_size():
+    from transformers import AutoModelForCausalLM
+
+    from decodeloop.shapes import published_shape
+
+    config, generation = published_shape("microsoft/phi-1_5")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert sum(p.numel() for p in model.parameters()) == 1_418_270_720
+    assert model.config.rope_parameters["partial_rotary_factor"] == 0.5
+    assert generation.eos_token_id == 50256
+
+
+def test_a_directory_that_lacks_something_is_named(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="'.*nothing' is not a directory"):
+        decodeloop.load(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="'./nothing' is not a directory"):
+        decodeloop.load("./nothing")
+    (folder / "model.safetensors").rename(folder / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"has no \*.safetensors"):
+        decodeloop.load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="has no config.json"):
+        decodeloop.load(folder)
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    model = build(LlamaForCausalLM, LlamaConfig)
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="only safetensors are read"):
+        decodeloop.load(tmp_path)
+
+
+def test_bad_arguments_are_named(folder):
+    with pytest.raises(ValueError, match="dtype='int8': expected \"auto\", or a floating-point type"):
+        decodeloop.load(folder, dtype="int8")
+    with pytest.raises(ValueError, match="device='gpu': expected \"auto\""):
+        decodeloop.load(folder, device="gpu")
+    with pytest.raises(ValueError, match="name='a/b/c': expected \"bundled\", an existing directory, or a hub id"):
+        decodeloop.load("a/b/c")
+    with pytest.raises(ValueError, match="shape of 'some/model' is not known.*Known shapes: HuggingFaceTB"):
+        decodeloop.load("some/model", random_weights=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there, and here is one")
+def test_cuda_without_a_gpu_is_an_error():
+    with pytest.raises(ValueError, match="device='cuda': torch .* sees 0 GPUs"):
+        decodeloop.load(device="cuda")
+
+
+def test_unit_test_going_reads_the_environment(monkeypatch):
+    for value, expected in [("1", True), ("0", False), ("", False)]:
+        monkeypatch.setenv("UNITTEST_GOING", value)
+        assert decodeloop.unit_test_going() is expected
+    monkeypatch.delenv("UNITTEST_GOING")
+    assert decodeloop.unit_test_going() is False
