@@ -112,6 +112,15 @@ def test_a_closed_stream_leaves_the_decoder_usable(phi_graph):
     assert torch.equal(onnx.generate(ids, max_new_tokens=9), whole)
 
 
+def test_a_stream_that_was_overtaken_says_so(phi_graph):
+    onnx = decodeloop.OnnxDecoder(phi_graph.path, device="cpu")
+    stream = onnx.stream(prompt_ids(1, 6), eos_token_id=None)
+    next(stream)
+    onnx.generate(prompt_ids(1, 3), max_new_tokens=1)
+    with pytest.raises(RuntimeError, match="started another generation"):
+        next(stream)
+
+
 def test_stream_checks_its_arguments_before_the_first_token(phi):
     with pytest.raises(ValueError, match="max_new_tokens=-3"):
         decodeloop.stream(phi, prompt_ids(1, 2), max_new_tokens=-3)

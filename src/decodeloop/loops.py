@@ -36,6 +36,7 @@ class Engine(Protocol):
     max_positions: int | None
     eos_token_id: int | list[int] | None
     pad_token_id: int | None
+    turn: int  # counts the prefills: a stream that another generation has overtaken must not go on
 
     def prefill(self, prompt: Prompt, capacity: int) -> torch.Tensor:
         """Forget earlier text, read the prompt, and return the last position's logits ``[batch, vocabulary]``.
@@ -59,10 +60,12 @@ class TorchEngine:
         self.max_positions = getattr(config, "max_position_embeddings", None)
         self.eos_token_id = model.generation_config.eos_token_id
         self.pad_token_id = model.generation_config.pad_token_id
+        self.turn = 0
         self._accepts_positions = "position_ids" in accepts
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepts else {}
 
     def prefill(self, prompt: Prompt, capacity: int) -> torch.Tensor:
+        self.turn += 1
         self.mask, self.cache = prompt.attention_mask, DynamicCache(config=self.config)
         return self._forward(prompt.input_ids, prompt.position_ids)
 
@@ -197,6 +200,9 @@ def _steps(engine, prompt, max_new_tokens, ends, pad, choose, device) -> Iterato
     for step in range(max_new_tokens):
         if step == 0:
             logits = engine.prefill(prompt, capacity=tokens.shape[1] + max_new_tokens)
+            turn = engine.turn
+        elif engine.turn != turn:
+            raise RuntimeError("this stream's decoder has started another generation: a decoder runs one at a time.")
         else:
             logits = engine.decode_one_token(tokens[:, -1])
         new = choose(tokens, logits)

@@ -75,6 +75,7 @@ class OnnxDecoder:
         vocabulary = self._outputs["logits"].shape[-1]
         self.vocab_size = vocabulary if isinstance(vocabulary, int) else getattr(self.config, "vocab_size", None)
         self.max_positions = getattr(self.config, "max_position_embeddings", None)
+        self.turn = 0
         self._cache = GrowingCache(self._inputs, self._outputs, self.device, capacity or 0)
 
     def generate(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -87,6 +88,7 @@ class OnnxDecoder:
 
     def prefill(self, prompt: Prompt, capacity: int) -> torch.Tensor:
         """Forget earlier text, read the prompt: the last position's logits ``[batch, vocabulary]``."""
+        self.turn += 1
         self.mask = prompt.attention_mask
         self._cache.start(batch=len(self.mask), capacity=capacity)
         return self._step(prompt.input_ids, prompt.position_ids)
