@@ -1,0 +1,1 @@
+"""What makes the bundled model: its exercises, tokenizer, training, evaluation and card."""
