@@ -49,6 +49,7 @@ autodoc_typehints = "none"  # the docstrings name the types, with shapes and uni
 autodoc_member_order = "bysource"
 autosummary_imported_members = True
 napoleon_google_docstring = False
+napoleon_use_rtype = False
 python_maximum_signature_line_length = 88
 
 sphinx_gallery_conf = {
