@@ -1,6 +1,5 @@
 """What is run on this project: ``nox -l`` lists it, ``nox -s NAME -- ARGS`` hands ARGS on."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -67,4 +66,4 @@ def constraints(session: nox.Session) -> None:
     pins = {re.sub(r"\+\w+$", "", line) for line in frozen.splitlines() if "==" in line}
     version = next(pin.partition("==")[2] for pin in pins if pin.startswith("onnxruntime=="))
     pins.add(f"onnxruntime-gpu=={version}")
-    path.write_text("\n".join([*head, *sorted(pins, key=str.lower)]) + os.linesep)
+    path.write_text("\n".join([*head, *sorted(pins, key=str.lower)]) + "\n")

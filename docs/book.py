@@ -41,3 +41,9 @@ def tidy(app, document: str, content: list[str]) -> None:
         text = text.replace("Computation times\n=================", "Running times\n=============")
         text = re.sub(r"^     - (Mem \(MB\)|\d+\.\d)\n", "", text, flags=re.MULTILINE)
         content[0] = re.sub(r"``[./]*/(gallery/\w+\.py)``", r"``\1``", text).replace(" **from all galleries**", "")
+
+
+def drop_if_empty(app, file: Path, document: str, content: list[str]) -> None:
+    """The pages related to a page: no heading where there is none, as in a book of one page."""
+    if Path(file).suffix == ".recommendations" and "sphx-glr-thumbcontainer" not in content[0]:
+        content[0] = ""

@@ -2,17 +2,18 @@
 
 import os
 import sys
-from importlib.metadata import version as installed_version
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-from book import PAGES, tidy  # noqa: E402
+ROOT = HERE.parent
+sys.path[:0] = [str(HERE), str(ROOT / "src")]
+from book import drop_if_empty, tidy  # noqa: E402
 
 project = "decodeloop"
 author = "the decodeloop authors"
 copyright = f"2026, {author}"
-release = version = installed_version("decodeloop")
+release = version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 repository = "https://github.com/decodeloop/decodeloop"
 
 extensions = [
@@ -53,7 +54,7 @@ napoleon_use_rtype = False
 python_maximum_signature_line_length = 88
 
 sphinx_gallery_conf = {
-    "examples_dirs": str(HERE.parent / "gallery"),
+    "examples_dirs": str(ROOT / "gallery"),
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"/plot_",
     "ignore_pattern": r"conftest\.py",
@@ -63,7 +64,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "auto_gallery/backreferences",
     "doc_module": ("decodeloop",),
     "ignore_repr_types": r"matplotlib\.",  # a plot's last line returns an artist, which says nothing
-    "recommender": {"enable": len(PAGES) > 3, "n_examples": 3, "min_df": 1, "rubric_header": "Read next"},
+    "recommender": {"enable": True, "n_examples": 3, "min_df": 1, "rubric_header": "Related pages"},
     "remove_config_comments": True,
     "image_srcset": ["2x"],
     "junit": "../junit.xml",
@@ -107,3 +108,4 @@ html_context = {
 
 def setup(app):
     app.connect("source-read", tidy)
+    app.connect("include-read", drop_if_empty)

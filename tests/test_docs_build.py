@@ -21,6 +21,7 @@ def load_script(path: Path):
 
 
 build = load_script(ROOT / "docs" / "build.py")
+book = load_script(ROOT / "docs" / "book.py")
 
 
 @pytest.fixture
@@ -34,17 +35,39 @@ def root(tmp_path):
 
 
 def test_every_page_has_its_place_in_the_book_and_on_the_landing_page():
-    pages = re.findall(r'"(plot_\w+\.py)"', (ROOT / "docs" / "book.py").read_text())
-    assert sorted(pages) == PAGES_ON_DISK
+    assert sorted(book.PAGES) == PAGES_ON_DISK
     landing = (ROOT / "docs" / "index.rst").read_text()
-    assert re.findall(r":link: sphx_glr_auto_gallery_(.+)", landing) == pages
+    assert re.findall(r":link: sphx_glr_auto_gallery_(.+)", landing) == book.PAGES
 
 
 def test_unlisted_page_fails_the_build():
-    order = load_script(ROOT / "docs" / "book.py").PageOrder("gallery")
+    order = book.PageOrder("gallery")
     assert [order(page) for page in sorted(PAGES_ON_DISK, key=order)] == list(range(len(PAGES_ON_DISK)))
     with pytest.raises(ValueError, match=r"plot_unlisted\.py has no place in the book"):
         order("/somewhere/plot_unlisted.py")
+
+
+def test_running_times_load_nothing_from_other_sites():
+    table = (
+        "Computation times\n=================\n**00:01.000** total execution time for 1 file **from all galleries**:\n"
+        "\n.. container::\n\n  .. raw:: html\n\n    <script src='https://example.org/x.js'></script>\n"
+        "    <script>\n    </script>\n\n  .. list-table::\n\n   * - Example\n     - Time\n     - Mem (MB)\n"
+        "   * - :ref:`x` (``../../../../gallery/plot_a.py``)\n     - 00:01.000\n     - 0.0\n"
+    )
+    book.tidy(None, "sg_execution_times", content := [table])
+    assert content[0].startswith("Running times\n=============\n")
+    assert content[0].endswith(
+        "1 file:\n\n.. container::\n\n  .. list-table::\n\n   * - Example\n     - Time\n"
+        "   * - :ref:`x` (``gallery/plot_a.py``)\n     - 00:01.000\n"
+    )
+
+
+def test_a_page_without_related_pages_has_no_heading_for_them():
+    heading, page = ".. rubric:: Related pages\n", '<div class="sphx-glr-thumbcontainer">'
+    content = {text: [text] for text in (heading, heading + page)}
+    for included in content.values():
+        book.drop_if_empty(None, Path("auto_gallery/plot_a.recommendations"), "plot_a", included)
+    assert content == {heading: [""], heading + page: [heading + page]}
 
 
 def test_every_public_name_is_in_the_api_reference():
