@@ -51,6 +51,7 @@ autodoc_member_order = "bysource"
 autosummary_imported_members = True
 napoleon_google_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 
 sphinx_gallery_conf = {
