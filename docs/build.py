@@ -1,0 +1,131 @@
+"""Build the site, every page of the gallery run on this machine.
+
+Each kind of build keeps to a folder of its own, so that none shows another's numbers: docs/_build/fast (--fast or
+UNITTEST_GOING=1), docs/_build/cpu, docs/_build/gpu. A page runs again when its text changed, or the package, a library
+or the device did. Options that are not listed here go to sphinx-build.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "torch", "transformers")
+# stderr is part of a page, and each frame of a progress bar would be a line of it.
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+DEBRIS = {
+    "a traceback": r"Traceback \(most recent call last\)",
+    "a progress bar": r"\d ?(?:it/s|s/it)\b",
+    "a Python warning": r"\w+Warning: ",
+    "a terminal colour": r"\x1b\[",
+    "an object's address": r"&lt;[^&]* at 0x[0-9a-f]+",
+}
+
+
+def find_device() -> str:
+    """The name of the GPU that the pages will run on, or "cpu"."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def build_folder(fast: bool, device: str) -> Path:
+    return DOCS / "_build" / ("fast" if fast else "cpu" if device == "cpu" else "gpu")
+
+
+def fingerprint(device: str, root: Path = ROOT) -> str:
+    """A digest of what the pages' output depends on, besides the pages: Sphinx-Gallery looks at their text alone."""
+    digest = hashlib.sha256(f"{device}, Python {sys.version}\n".encode())
+    for name in LIBRARIES:
+        try:
+            digest.update(f"{name}=={importlib.metadata.version(name)}\n".encode())
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    package = [path for path in sorted((root / "src").glob("*/**/*")) if path.is_file() and path.suffix != ".pyc"]
+    package = [path for path in package if not re.search(r"\.egg-info\b", str(path.relative_to(root)))]
+    for path in [*package, root / "constraints.txt", root / "docs" / "figures.mplstyle"]:
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def prepare(folder: Path, now: str, root: Path = ROOT) -> None:
+    """Leave of a build what its pages printed and drew, if they would do it again; lay out the rest anew.
+
+    Rendering takes seconds, so it always starts from nothing: a warning is given in each build, not in the first alone.
+    """
+    source, stamp = folder / "source", folder / "fingerprint"
+    gallery = source / "auto_gallery"
+    pages = {page.stem for page in (root / "gallery").glob("plot_*.py")}
+    if not stamp.exists() or stamp.read_text() != now:
+        shutil.rmtree(folder, ignore_errors=True)
+    source.mkdir(parents=True, exist_ok=True)
+    for path in [*folder.iterdir(), *source.iterdir(), *gallery.glob("plot_*")]:
+        if path.parent == gallery:
+            if path.name.partition(".")[0] not in pages:
+                path.unlink()
+        elif path.is_dir() and path not in (source, gallery):
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
+    for path in (root / "docs").glob("*.rst"):
+        shutil.copy2(path, source)
+    stamp.write_text(now)
+
+
+def private_paths() -> list[str]:
+    """Folders of this machine, which mean nothing to a reader elsewhere."""
+    folders = [ROOT, Path.home(), Path(tempfile.gettempdir()), Path(sysconfig.get_path("purelib"))]
+    return [f"{folder}/" for folder in folders if folder != Path("/")]
+
+
+def check_html(html: Path, private: list[str]) -> list[str]:
+    """What no page should show, one line for each find: this machine's folders, and the debris of programs."""
+    patterns = DEBRIS | {f"the path {folder}": re.escape(folder) for folder in private}
+    found = []
+    for path in sorted(html.rglob("*.html")):
+        if "_modules" in path.relative_to(html).parts:  # the package's source: text, not output
+            continue
+        text = path.read_text(encoding="utf-8")
+        for what, pattern in patterns.items():
+            if match := re.search(pattern, text):
+                line = text.count("\n", 0, match.start()) + 1
+                around = " ".join(text[max(match.start() - 60, 0) : match.end() + 60].split())
+                found.append(f"{path.relative_to(html)}:{line}: {what}: ... {around} ...")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="nox -s docs --", description=__doc__)
+    fast = os.environ.get("UNITTEST_GOING") == "1"
+    parser.add_argument("--fast", action="store_true", default=fast, help="run the pages on a tiny model, in minutes")
+    parser.add_argument("--fresh", action="store_true", help="forget the last build: every page runs")
+    options, for_sphinx = parser.parse_known_args(arguments)
+
+    device = find_device()
+    folder = build_folder(options.fast, device)
+    if options.fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    prepare(folder, fingerprint(device))
+    sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", *for_sphinx]
+    folders = ["-c", DOCS, "-d", folder / "doctrees", folder / "source", folder / "html"]
+    environment = os.environ | QUIET | {"UNITTEST_GOING": "1" if options.fast else "0"}
+    built = subprocess.run([*sphinx, *folders], env=environment)
+    if built.returncode:
+        return built.returncode
+    found = check_html(folder / "html", private_paths())
+    print(*found, sep="\n", end="\n" if found else "")
+    print(f"The site, pages run on {device}: {(folder / 'html' / 'index.html').relative_to(ROOT)}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

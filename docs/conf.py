@@ -1,0 +1,113 @@
+"""Sphinx's configuration. ``nox -s docs`` builds the site; docs/build.py says where to."""
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(HERE), str(ROOT / "src")]
+from book import drop_if_empty, tidy  # noqa: E402
+
+project = "decodeloop"
+author = "the decodeloop authors"
+copyright = f"2026, {author}"
+release = version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+repository = "https://github.com/decodeloop/decodeloop"
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
+templates_path = [str(HERE / "_templates")]
+exclude_patterns = ["auto_gallery/sg_execution_times.rst"]
+default_role = "code"
+
+# The build needs no network. With DECODELOOP_INTERSPHINX=1 the names of other libraries become links.
+if os.environ.get("DECODELOOP_INTERSPHINX") == "1":
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+        "transformers": ("https://huggingface.co/docs/transformers/main/en", None),
+    }
+
+# Every reference must lead somewhere, but for types written in docstrings and names of other libraries.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:class", r"(?!decodeloop\.).*"),
+    (r"py:.*", r"(collections|numpy|onnx|onnxruntime|pandas|pathlib|torch|transformers)\b.*"),
+]
+
+autodoc_typehints = "none"  # the docstrings name the types, with shapes and units
+autodoc_member_order = "bysource"
+autosummary_imported_members = True
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+python_maximum_signature_line_length = 88
+toc_object_entries_show_parents = "hide"
+
+sphinx_gallery_conf = {
+    "examples_dirs": str(ROOT / "gallery"),
+    "gallery_dirs": "auto_gallery",
+    "filename_pattern": r"/plot_",
+    "ignore_pattern": r"conftest\.py",
+    "within_subsection_order": "book.PageOrder",
+    "reset_modules": ("matplotlib", "book.start_afresh"),
+    "reset_modules_order": "both",
+    "backreferences_dir": "auto_gallery/backreferences",
+    "doc_module": ("decodeloop",),
+    "ignore_repr_types": r"matplotlib\.",  # a plot's last line returns an artist, which says nothing
+    "recommender": {"enable": True, "n_examples": 3, "min_df": 1, "rubric_header": "Related pages"},
+    "remove_config_comments": True,
+    "image_srcset": ["2x"],
+    "junit": "../junit.xml",
+    "show_signature": False,
+    "download_all_examples": True,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "decodeloop"
+html_static_path = ["_static"]
+html_css_files = ["book.css"]
+html_favicon = "_static/logo.svg"
+html_copy_source = False
+html_show_sourcelink = False
+html_sidebars = {"index": [], "how_we_measure": [], "auto_gallery/index": [], "sg_execution_times": []}
+html_theme_options = {
+    "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": "decodeloop"},
+    "icon_links": [{"name": "GitHub", "url": repository, "icon": "fa-brands fa-github"}],
+    "navbar_align": "left",
+    "show_toc_level": 2,
+    "use_edit_page_button": True,
+    "secondary_sidebar_items": {
+        "**": ["page-toc", "edit-this-page"],
+        "index": [],
+        "auto_gallery/index": [],
+        "sg_execution_times": [],
+    },
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_context = {
+    "edit_page_provider_name": "GitHub",
+    "repository": repository,
+    # A page is generated from gallery/, and an entry of the API from the package.
+    "edit_page_url_template": "{{ repository }}"
+    "{% if file_name.startswith('auto_gallery/plot_') %}/edit/main/{{ file_name[5:-4] }}.py"
+    "{% elif file_name.startswith('generated/') %}/tree/main/src/decodeloop"
+    "{% else %}/edit/main/docs/{{ file_name }}{% endif %}",
+}
+
+
+def setup(app):
+    app.connect("source-read", tidy)
+    app.connect("include-read", drop_if_empty)

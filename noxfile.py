@@ -1,0 +1,69 @@
+"""What is run on this project: ``nox -l`` lists it, ``nox -s NAME -- ARGS`` hands ARGS on."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+# uv does not know every place pip is told to look for torch's builds.
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def onnxruntime_extra() -> str:
+    """The extra with this machine's onnxruntime: cuda where there is an NVIDIA GPU, else cpu."""
+    found = shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    return "cuda" if found else "cpu"
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    requirements = nox.project.dependency_groups(PROJECT, *groups)
+    session.install("-e", f".[{onnxruntime_extra()}]", *requirements, "-c", "constraints.txt")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and likely mistakes (ruff); `-- --fix` mends what it can."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"), "-c", "constraints.txt")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The package's tests; `-- -k cache` picks some."""
+    install(session, "tests")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def gallery(session: nox.Session) -> None:
+    """Every page as a test, on a tiny model; `-- -k generate` picks one."""
+    install(session, "tests")
+    session.run("pytest", "gallery", *session.posargs, env={"UNITTEST_GOING": "1"})
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """The site, every page run on this machine; `-- --fast` in minutes, `-- --help` tells the rest."""
+    install(session, "docs")
+    session.run("python", "docs/build.py", *session.posargs)
+
+
+@nox.session(default=False, reuse_venv=False)
+def constraints(session: nox.Session) -> None:
+    """Resolve constraints.txt anew; `-- torch==2.13.0` holds a version."""
+    groups = nox.project.dependency_groups(PROJECT, "lint", "tests", "docs")
+    session.install("-e", ".[cpu]", *groups, *session.posargs)
+    frozen = session.run("python", "-m", "pip", "freeze", "--exclude-editable", silent=True, log=False)
+    path = Path("constraints.txt")
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    pins = {re.sub(r"\+\w+$", "", line) for line in frozen.splitlines() if "==" in line}
+    version = next(pin.partition("==")[2] for pin in pins if pin.startswith("onnxruntime=="))
+    pins.add(f"onnxruntime-gpu=={version}")
+    path.write_text("\n".join([*head, *sorted(pins, key=str.lower)]) + "\n")
