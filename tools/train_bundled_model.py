@@ -10,6 +10,7 @@ order of additions is not, so a second run gives a model that is as good rather 
 import argparse
 import json
 import platform
+import re
 import shlex
 import sys
 import tempfile
@@ -133,7 +134,7 @@ def main() -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "layers": shape.layers, "hidden": shape.hidden_size, "heads": shape.heads, "positions": shape.positions,
         "vocabulary": shape.vocab_size, "weights_bytes": weights_bytes, "folder_bytes": folder_bytes,
-        "command": shlex.join(["python", "tools/train_bundled_model.py", *sys.argv[1:]]),
+        "command": re.sub(r" --out \S+", "", shlex.join(["python", "tools/train_bundled_model.py", *sys.argv[1:]])),
         "device": torch.cuda.get_device_name() if args.device == "cuda" else "a CPU",
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
         "tokenizers": tokenizers.__version__, "date": datetime.now(UTC).date().isoformat(),
