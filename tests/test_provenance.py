@@ -1,0 +1,171 @@
+import datetime
+import html.parser
+import json
+import platform
+import re
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import decodeloop.provenance as room
+from decodeloop.provenance import Provenance, provenance
+
+KEYS = [
+    *["date", "mode", "device", "device_memory_gib", "driver", "cuda", "cpu", "cores", "threads", "memory_gib"],
+    *["platform", "python", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime_package"],
+    *["numpy", "provider", "commit"],
+]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with one GPU, as torch would report it."""
+    properties = SimpleNamespace(name="NVIDIA <X>", total_memory=139.8 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    kernel = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 12.2.0 \n"
+    monkeypatch.setattr(room, "_read", lambda path: kernel if "nvidia" in path else "")
+    monkeypatch.delenv("UNITTEST_GOING", raising=False)
+    room._cuda.cache_clear()
+    yield
+    room._cuda.cache_clear()
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("UNITTEST_GOING", raising=False)
+
+
+def test_keys_are_stable_and_extra_facts_follow():
+    found = provenance(model="bundled", dtype=torch.float16, sizes=(1, 2.5, None))
+    assert list(found) == [*KEYS, "model", "dtype", "sizes"]
+    assert (found["model"], found["dtype"], found["sizes"]) == ("bundled", "float16", [1, 2.5, None])
+    assert json.loads(json.dumps(found)) == found
+    assert isinstance(found, dict)
+
+
+def test_values_of_this_machine():
+    found = provenance()
+    assert found["torch"] == torch.__version__
+    assert found["python"] == platform.python_version()
+    assert found["cores"] >= 1
+    assert found["threads"] == torch.get_num_threads()
+    date = datetime.datetime.fromisoformat(found["date"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ", found["date"])
+    assert abs(datetime.datetime.now(datetime.UTC) - date) < datetime.timedelta(minutes=2)
+
+
+def test_no_host_name_and_no_path():
+    values = [str(value) for key, value in provenance().items() if key not in ("cpu", "device")]
+    assert platform.node() not in values
+    assert not any("/" in value or "\\" in value for value in values)
+
+
+def test_extra_facts_are_json_types():
+    with pytest.raises(
+        TypeError, match=r"provenance\(model=...\) got Linear: give a JSON type, str\(model\) for example"
+    ):
+        provenance(model=torch.nn.Linear(1, 1))
+
+
+def test_cpu_run_says_that_it_is_no_gpu_benchmark(no_gpu):
+    found = provenance()
+    assert (found["mode"], found["device"], found["driver"], found["cuda"]) == ("cpu", "cpu", None, None)
+    assert str(found).endswith("Note      CPU run: this is no benchmark of a GPU.")
+    assert "no benchmark of a GPU" in found._repr_html_()
+
+
+def test_fast_run_says_that_it_is_no_benchmark(gpu, monkeypatch):
+    monkeypatch.setenv("UNITTEST_GOING", "1")
+    found = provenance()
+    assert found["mode"] == "fast"
+    assert "This is no benchmark of a GPU" in str(found)
+    assert "This is no benchmark of a GPU" in found._repr_html_()
+
+
+def test_gpu_run(gpu):
+    found = provenance(provider="CUDAExecutionProvider")
+    assert found["mode"] == "gpu"
+    assert str(found).startswith("Device    NVIDIA <X>, 139.8 GiB, driver 580.65.06, CUDA 13.0\n")
+    assert "\nProvider  CUDAExecutionProvider\n" in str(found)
+    assert "Note" not in str(found)
+    assert provenance(device=torch.device("cuda"))["device"] == "NVIDIA <X>"
+    assert provenance(device="cpu")["mode"] == "cpu"
+
+
+def test_html_is_escaped_and_well_formed(gpu):
+    text = provenance(model="<script>&")._repr_html_()
+    assert "NVIDIA &lt;X&gt;" in text
+    assert "&lt;script&gt;&amp;" in text
+    opened = []
+
+    class Parser(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            opened.append(tag)
+            assert dict(attrs) in ({}, {"scope": "row"}, {"class": "decodeloop-provenance"})
+
+        def handle_endtag(self, tag):
+            assert opened.pop() == tag
+
+    Parser().feed(text)
+    assert not opened
+
+
+def test_onnxruntime_distribution_is_named(monkeypatch):
+    installed = {"onnxruntime-gpu": "1.31.1", "onnxruntime": "1.30.0", "torch": "2.11.0"}
+    monkeypatch.setattr(room, "_version", installed.get)
+    versions = room._versions.__wrapped__()
+    assert (versions["onnxruntime"], versions["onnxruntime_package"]) == ("1.31.1", "onnxruntime-gpu")
+    assert versions["onnxscript"] is None
+    assert "torch 2.11.0, onnxruntime-gpu 1.31.1\n" in str(Provenance(versions))
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_commit_of_a_clone(tmp_path, monkeypatch):
+    file = tmp_path / "src" / "decodeloop" / "provenance.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("one\n")
+    commit_of = room._commit.__wrapped__
+    assert commit_of(file) is None  # not in a clone
+
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        command = ["git", *identity, "-C", str(tmp_path), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "one")
+    git("tag", "v1")
+    commit = git("rev-parse", "HEAD")[:12]
+    assert commit_of(file) == commit
+    file.write_text("two\n")
+    assert commit_of(file) == f"{commit}+changed"
+    installed = tmp_path / "lib" / "python3.11" / "site-packages" / "decodeloop" / "provenance.py"
+    assert commit_of(installed) is None  # in a clone's virtual environment, yet not of it
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert commit_of(file) is None  # without git
+
+
+def test_outside_a_clone_the_page_says_so():
+    assert "\nCommit    not in a clone\n" in str(Provenance(device="cpu"))
+
+
+def test_detection_never_raises(no_gpu, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("no such thing")
+
+    monkeypatch.setattr(room.ctypes, "CDLL", fail)
+    monkeypatch.setattr(room.os, "sysconf", fail)
+    monkeypatch.setattr(room.Path, "read_text", fail)
+    monkeypatch.setattr(room.subprocess, "run", fail)
+    assert room._driver_from_proc() is None
+    assert room._driver_from_nvml() is None
+    assert room._machine.__wrapped__()["memory_gib"] is None
+    assert room._commit.__wrapped__(room.Path(room.__file__).resolve()) is None
