@@ -1,4 +1,4 @@
-'''
+"""
 .. _l-plot-generate:
 
 =================================
@@ -16,13 +16,13 @@ Load a model and its tokenizer
 The model is a small one of the architecture of `phi-1_5 <https://huggingface.co/microsoft/phi-1_5>`_, trained to write
 short Python functions. It comes with the package, so nothing is downloaded. Give :func:`decodeloop.load` another name,
 such as ``"microsoft/phi-1_5"``, and the rest of this page runs on that model.
-'''
+"""
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas
 import torch
 
@@ -55,8 +55,8 @@ print([tokenizer.decode(token) for token in inputs.input_ids[0]])
 print("input_ids:", string_type(inputs.input_ids, with_shape=True, with_min_max=True))
 
 # %%
-# The last line is a summary that we will use throughout: ``T7`` is a torch tensor of 64-bit integers (ONNX's type number
-# 7), ``s`` its shape, one row with one number per token, and in brackets its smallest and largest value and the mean.
+# The last line is a summary that we will use throughout: ``T7`` is a torch tensor of 64-bit integers (type number 7 in
+# ONNX), ``s`` its shape, one row with one number per token, in brackets its smallest and largest value and its mean.
 #
 # The answer of ``generate``
 # ==========================
@@ -76,7 +76,8 @@ print(tokenizer.decode(outputs[0]))
 
 eos_token_id = tokenizer.eos_token_id
 new_tokens = outputs.shape[1] - inputs.input_ids.shape[1]
-print(f"{eos_token_id = }, {tokenizer.decode(eos_token_id)!r}; {new_tokens} new tokens, the last is {int(outputs[0, -1])}")
+print(f"{eos_token_id = }, {tokenizer.decode(eos_token_id)!r}")
+print(f"{new_tokens} new tokens, the last one is {int(outputs[0, -1])}")
 
 # %%
 # Our own loop
@@ -112,8 +113,8 @@ print("cache of the first layer:", string_type(first.past_key_values.layers[0].k
 
 # %%
 # The tokens are the same. The *logits* are one number per position and token of the vocabulary, the higher the
-# likelier; only the last position's say what comes next. The cache holds keys and values for each layer: batch x heads x
-# tokens so far x size of a head. :func:`decodeloop.generate` is this loop with batches, padding and several end tokens.
+# likelier; only the last position's say what comes next. The cache holds keys and values for each layer: batch x heads
+# x tokens so far x size of a head. :func:`decodeloop.generate` is this loop with batches, padding, several end tokens.
 
 assert torch.equal(decodeloop.generate(model, inputs.input_ids), outputs)
 
@@ -122,10 +123,11 @@ assert torch.equal(decodeloop.generate(model, inputs.input_ids), outputs)
 # ===================
 #
 # The most likely token is one choice. Another is to draw from the likeliest ten with the probabilities that the model
-# gives them. A *temperature* below 1 sharpens these, above 1 flattens them.
+# gives them. A *temperature* below 1 sharpens these, above 1 flattens them. This model is sure of itself: it takes a
+# high temperature to make it write anything else, and what it then writes is not always right.
 
 
-def draw(logits, temperature=0.8, top_k=10):
+def draw(logits, temperature=2.0, top_k=10):
     top, tokens = torch.topk(logits / temperature, top_k)
     return tokens.gather(-1, torch.multinomial(torch.softmax(top, dim=-1), 1))
 
@@ -214,13 +216,17 @@ print("The three loops wrote the same tokens:", string_type(onnx_outputs, with_s
 
 def compare(model, session, input_ids, new_tokens):
     loops = {
-        "generate": lambda: model.generate(input_ids, max_new_tokens=new_tokens, do_sample=False),
-        "custom": lambda: simple_generate_with_cache(model, input_ids, eos_token_id, max_new_tokens=new_tokens),
-        "onnx": lambda: decodeloop.onnx_generate(session, input_ids, max_new_tokens=new_tokens),
+        "generate": lambda k: model.generate(input_ids, max_new_tokens=k, do_sample=False),
+        "custom": lambda k: simple_generate_with_cache(model, input_ids, eos_token_id, max_new_tokens=k),
+        "onnx": lambda k: decodeloop.onnx_generate(session, input_ids, max_new_tokens=k),
     }
+    runs = {(name, k): partial(loop, k) for name, loop in loops.items() for k in (1, new_tokens)}
     with torch.no_grad():
-        timings = decodeloop.measure_all(loops, repeats=5 if FAST else 15)
-    df = pandas.DataFrame({name: {"seconds": t.median, "min": t.min, "max": t.max} for name, t in timings.items()}).T
+        timings = decodeloop.measure_all(runs, repeats=5 if FAST else 15)
+    whole = {name: timings[name, new_tokens] for name in loops}
+    df = pandas.DataFrame({name: {"seconds": t.median, "min": t.min, "max": t.max} for name, t in whole.items()}).T
+    df["first token (s)"] = [timings[name, 1].median for name in loops]
+    df["ms per further token"] = (df["seconds"] - df["first token (s)"]) / (new_tokens - 1) * 1000
     df["tokens/s"] = new_tokens / df["seconds"]
     df["speed-up"] = df.loc["generate", "seconds"] / df["seconds"]
     return df
@@ -273,9 +279,9 @@ else:
 # Which should I use?
 # ===================
 #
-# To get an answer, ``generate``: it does everything, beams and stop strings included. To learn or to change how decoding
-# works, a loop of your own: it needs eight lines and costs nothing, as the table says. To serve a model, the graph: it
-# runs without Python around every operator, and the smaller the model, the more that saves.
+# To get an answer, ``generate``: it does everything, beams and stop strings included. To learn or to change how
+# decoding works, a loop of your own: it needs eight lines and costs nothing, as the table says. To serve a model, the
+# graph: it runs without Python around every operator, and the smaller the model, the more that saves.
 
 fastest = df["seconds"].idxmin()
 print(f"Fastest here: {fastest}, {df.loc[fastest, 'speed-up']:.1f} times the speed of generate.")

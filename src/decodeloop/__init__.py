@@ -1,18 +1,32 @@
 """decodeloop: decode loops for large language models, on PyTorch and on ONNX Runtime."""
 
 from decodeloop.cache import cache_to_tensors, empty_tensors, tensors_to_cache, to_any
+from decodeloop.describe import max_diff, string_diff, string_type
 from decodeloop.export import ExportReport, export_inputs, export_onnx
 from decodeloop.loops import generate, stream
 from decodeloop.models import LoadedModel, get_weight_type, load, unit_test_going
 from decodeloop.onnx_loops import OnnxDecoder, onnx_generate
+from decodeloop.provenance import Provenance, provenance
 from decodeloop.sampling import Sampler
+from decodeloop.timing import (
+    GenerationTiming,
+    Timing,
+    measure,
+    measure_all,
+    memory_bandwidth,
+    prefill_and_decode,
+    prefill_and_decode_all,
+)
 from decodeloop.verify import VerifyReport, verify
 
 __all__ = [
     "ExportReport",
+    "GenerationTiming",
     "LoadedModel",
     "OnnxDecoder",
+    "Provenance",
     "Sampler",
+    "Timing",
     "VerifyReport",
     "cache_to_tensors",
     "empty_tensors",
@@ -21,8 +35,17 @@ __all__ = [
     "generate",
     "get_weight_type",
     "load",
+    "max_diff",
+    "measure",
+    "measure_all",
+    "memory_bandwidth",
     "onnx_generate",
+    "prefill_and_decode",
+    "prefill_and_decode_all",
+    "provenance",
     "stream",
+    "string_diff",
+    "string_type",
     "tensors_to_cache",
     "to_any",
     "unit_test_going",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.utils import logging
 
 from decodeloop.hub import download
 from decodeloop.shapes import SHAPES, published_shape
@@ -102,9 +105,10 @@ def load(
         config = AutoConfig.from_pretrained(folder)
         return _random(config, _generation_config(folder, config), tokenizer, name, source, device, dtype)
     _require(folder, ["*.safetensors"], name, "its weights; only safetensors are read, convert other formats first")
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=_pick_dtype(dtype, device), use_safetensors=True, local_files_only=True
-    )
+    with _progress(source != "bundled" and sys.stderr.isatty()):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=_pick_dtype(dtype, device), use_safetensors=True, local_files_only=True
+        )
     return LoadedModel(model.to(device).eval(), tokenizer, name, "trained", source)
 
 
@@ -154,6 +158,19 @@ def _pick_dtype(dtype: torch.dtype | str, device: torch.device, own: Any = "auto
     if not isinstance(picked, torch.dtype) or not picked.is_floating_point:
         raise ValueError(f'dtype={dtype!r}: expected "auto", or a floating-point type such as "float16".')
     return picked
+
+
+@contextmanager
+def _progress(shown: bool):
+    """transformers' progress bar, only where somebody waits and watches: in a log, each of its frames is a line."""
+    before = logging.is_progress_bar_enabled()
+    if not shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
 
 
 def _random(config, generation, tokenizer, name, source, device, dtype) -> LoadedModel:
