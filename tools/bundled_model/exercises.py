@@ -3,8 +3,8 @@
 The split is by hash within a family, so it needs no list and does not move when families are added:
 
 - ``train``: what the corpus holds;
-- ``validation`` and ``test``: combinations of (name, wording template, parameter names) that never stand together in the
-  corpus, though each part does;
+- ``validation`` and ``test``: combinations of (name, wording template, parameter names) that never stand together in
+  the corpus, though each part does;
 - ``validation_wording`` and ``test_wording``: whole templates that never occur in it;
 - ``page``: the combination of the pages' own prompt.
 """
@@ -59,9 +59,9 @@ def combinations_of(family: Family) -> dict[tuple, str]:
     splits = ["validation"] * validation + ["test"] * test
     found = dict(zip(every, splits + ["train"] * (len(every) - len(splits)), strict=True))
     for name, template, params in every:
-        if (family.key, name, params) == (PAGE_FAMILY, PAGE_NAME, PAGE_PARAMS):
-            if PAGE_WORDING in every_sentence(fill(template, name, params)):
-                found[name, template, params] = "page"
+        of_page = (family.key, name, params) == (PAGE_FAMILY, PAGE_NAME, PAGE_PARAMS)
+        if of_page and PAGE_WORDING in every_sentence(fill(template, name, params)):
+            found[name, template, params] = "page"
     return found
 
 
