@@ -74,14 +74,9 @@ class Slip(ast.NodeTransformer):
     """Makes the n-th slip that a body allows: another comparison, a sum for a difference, a constant off by one."""
 
     others: ClassVar = {
-        ast.Lt: ast.LtE,
-        ast.LtE: ast.Lt,
-        ast.Gt: ast.Lt,
-        ast.Eq: ast.NotEq,
-        ast.NotEq: ast.Eq,
-        ast.In: ast.NotIn,
-    }
-    others |= {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.NotIn: ast.In, ast.GtE: ast.Gt}
+        ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.Lt, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+        ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add,
+    }  # fmt: skip
 
     def __init__(self, n):
         self.n, self.seen = n, 0
@@ -221,9 +216,7 @@ def test_a_drawn_wording_belongs_to_its_template():
     openings = r"^(this function|a function that|function that|write a function to) "
     template = "[return] the sum of [all|the] [elements] of $1[i]"
     for _ in range(50):
-        sentence = re.sub(
-            r"^(this function|a function that|function that|write a function to) ", "", draw(template, rng)
-        )
+        sentence = re.sub(openings, "", draw(template, rng))
         assert sentence.endswith("of $1[i]")
         assert re.match(r"\w+", sentence)
 
