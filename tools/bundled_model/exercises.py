@@ -140,7 +140,7 @@ def sentence(exercise: Exercise, rng: random.Random) -> str:
     text = fill(draw(exercise.template, rng), exercise.name, exercise.params)
     if rng.random() < 0.8:
         text = text[0].upper() + text[1:]
-    return text + ("." if rng.random() < 0.5 else "")
+    return text + ("." if rng.random() < 0.5 and not text.endswith("?") else "")
 
 
 @functools.cache
