@@ -129,7 +129,7 @@ def with_other_endings(document: Document, rng: random.Random) -> Document:
         prompt += rng.choice((" ", " ", "  ", "   ", "    "))
     elif luck < 0.12:
         completion = "\n" + completion
-    elif luck < 0.15:
+    elif luck < 0.17:
         width = len(completion) - len(completion.lstrip())  # the newline and the indentation
         cut = rng.randrange(2, width) if width > 2 else width
         prompt, completion = prompt + completion[:cut], completion[cut:]

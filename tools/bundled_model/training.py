@@ -98,7 +98,7 @@ def train(
     model.to(device).train()
     for layer in model.model.layers:  # the same function as gelu_new, in one kernel
         layer.mlp.activation_fn = torch.nn.GELU(approximate="tanh")
-    run = torch.compile(model) if plan.compile else model
+    run = torch.compile(model, dynamic=False) if plan.compile else model
     exercises, stdlib = exercises.to(device), stdlib.to(device)
     validation = {name: stream.to(device) for name, stream in validation.items()}
     optimizer = torch.optim.AdamW(
