@@ -12,6 +12,7 @@ import json
 import platform
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -118,22 +119,22 @@ def main() -> None:
     if args.device == "cuda":
         say(f"GPU memory at most: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
 
-    with tempfile.TemporaryDirectory() as scratch:
-        save_folder(model.cpu(), tokenizer, {}, Path(scratch) / "model")
-        weights_bytes = (Path(scratch) / "model" / "model.safetensors").stat().st_size
-        folder_bytes = sum(path.stat().st_size for path in (Path(scratch) / "model").iterdir())
-        shipped, words = load_folder(Path(scratch) / "model", device=args.device)  # the rounded weights are judged
+    candidate = args.out.parent / f".{args.out.name}-candidate"  # stays if something fails from here on
+    save_folder(model.cpu(), tokenizer, {}, candidate)
+    weights_bytes = (candidate / "model.safetensors").stat().st_size
+    bare_bytes = sum(path.stat().st_size for path in candidate.iterdir())
+    shipped, words = load_folder(candidate, device=args.device)  # the rounded weights are judged
     figures, results = evaluate(shipped, words, make_tasks(sizes["combinations"], sizes["wordings"]))
     say("evaluated")
+    failures = [result for result in results if not result.right and result.task.kind != "blank names"]
+    for result in failures[: 0 if args.smoke else 30]:
+        print(f"--- {result.task.kind}: {result.wrong or 'did not stop'}\n{result.task.prompt}{result.completion}")
     print(table(figures))
-    for result in results:
-        if result.task.kind != "blank names" and not result.right and not args.smoke:
-            print(f"--- {result.task.kind}: {result.wrong or 'did not stop'}\n{result.task.prompt}{result.completion}")
 
     record = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "layers": shape.layers, "hidden": shape.hidden_size, "heads": shape.heads, "positions": shape.positions,
-        "vocabulary": shape.vocab_size, "weights_bytes": weights_bytes, "folder_bytes": folder_bytes,
+        "vocabulary": shape.vocab_size, "weights_bytes": weights_bytes, "folder_bytes": bare_bytes,
         "command": re.sub(r" --out \S+", "", shlex.join(["python", "tools/train_bundled_model.py", *sys.argv[1:]])),
         "device": torch.cuda.get_device_name() if args.device == "cuda" else "a CPU",
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
@@ -148,11 +149,11 @@ def main() -> None:
         "best_step": outcome.best_step, "losses": outcome.losses, "plan": asdict(plan), "history": outcome.history,
         "evaluation": figures,
     }  # fmt: skip
-    bare_bytes = folder_bytes
     for _ in range(3):  # the card tells the folder's size, and is part of it
         files = {"README.md": model_card(record, PAGE_PROMPT), "training.json": json.dumps(record, indent=1) + "\n"}
         record["folder_bytes"] = bare_bytes + sum(len(text.encode()) for text in files.values())
     save_folder(model, tokenizer, files, args.out)
+    shutil.rmtree(candidate)
     say(f"wrote {args.out}")
 
 

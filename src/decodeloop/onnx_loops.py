@@ -240,7 +240,11 @@ def _open(path, device, stream, session_options) -> onnxruntime.InferenceSession
         options.log_severity_level = 3  # its remarks on node placement go past Python's stderr
     providers: list = ["CPUExecutionProvider"]
     if device.type == "cuda":
-        cuda = {"device_id": str(device.index or 0), "user_compute_stream": str(stream.cuda_stream)}
+        cuda = {
+            "device_id": str(device.index or 0),
+            "user_compute_stream": str(stream.cuda_stream),
+            "use_tf32": "0",  # float32 means float32, as it does in torch by default
+        }
         providers.insert(0, ("CUDAExecutionProvider", cuda))
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     wanted = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"

@@ -50,7 +50,8 @@ $evaluation
 
 - *combinations*: this name, docstring template and these parameter names never stood together in the corpus.
 - *wordings*: the docstring's template is nowhere in the corpus, not even for validation; the function's name is.
-- *blank names*: wordings again, but the function is called `solve`, `func` or `f`: only the new wording tells what to do.
+  Held-out templates are paraphrases by the same author as the others, some of them close.
+- *blank names*: wordings again, but the function is called `solve`, `func` or `f`: only the wording says what to do.
 - *endings*: combinations whose prompt ends in spaces, newlines or part of an indentation.
 - *page*: the prompt of decodeloop's pages, with the same endings. This combination of name, wording and parameter
   is held out of the corpus; its parts, and the family (print the primes up to n), are in it.

@@ -119,7 +119,8 @@ def verdicts(answers: list[tuple[str, str, str]], batch: int = 50) -> list[str]:
 
 def in_process(answers: list[tuple[str, str, str]]) -> list[str] | None:
     command = [sys.executable, "-m", f"{__package__}.check"]
-    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": os.environ.get("PATH", "")}
+    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     with tempfile.TemporaryDirectory() as empty:
         try:
             done = subprocess.run(

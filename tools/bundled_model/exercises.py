@@ -3,8 +3,8 @@
 The split is by hash within a family, so it needs no list and does not move when families are added:
 
 - ``train``: what the corpus holds;
-- ``validation`` and ``test``: combinations of (name, wording template, parameter names) that never stand together in the
-  corpus, though each part does;
+- ``validation`` and ``test``: combinations of (name, wording template, parameter names) that never stand together in
+  the corpus, though each part does;
 - ``validation_wording`` and ``test_wording``: whole templates that never occur in it;
 - ``page``: the combination of the pages' own prompt.
 """
@@ -59,9 +59,9 @@ def combinations_of(family: Family) -> dict[tuple, str]:
     splits = ["validation"] * validation + ["test"] * test
     found = dict(zip(every, splits + ["train"] * (len(every) - len(splits)), strict=True))
     for name, template, params in every:
-        if (family.key, name, params) == (PAGE_FAMILY, PAGE_NAME, PAGE_PARAMS):
-            if PAGE_WORDING in every_sentence(fill(template, name, params)):
-                found[name, template, params] = "page"
+        of_page = (family.key, name, params) == (PAGE_FAMILY, PAGE_NAME, PAGE_PARAMS)
+        if of_page and PAGE_WORDING in every_sentence(fill(template, name, params)):
+            found[name, template, params] = "page"
     return found
 
 
@@ -129,7 +129,7 @@ def with_other_endings(document: Document, rng: random.Random) -> Document:
         prompt += rng.choice((" ", " ", "  ", "   ", "    "))
     elif luck < 0.12:
         completion = "\n" + completion
-    elif luck < 0.15:
+    elif luck < 0.17:
         width = len(completion) - len(completion.lstrip())  # the newline and the indentation
         cut = rng.randrange(2, width) if width > 2 else width
         prompt, completion = prompt + completion[:cut], completion[cut:]
@@ -140,7 +140,7 @@ def sentence(exercise: Exercise, rng: random.Random) -> str:
     text = fill(draw(exercise.template, rng), exercise.name, exercise.params)
     if rng.random() < 0.8:
         text = text[0].upper() + text[1:]
-    return text + ("." if rng.random() < 0.5 else "")
+    return text + ("." if rng.random() < 0.5 and not text.endswith("?") else "")
 
 
 @functools.cache

@@ -155,7 +155,7 @@ FAMILIES = [
         capitalize [each|every] word [of|in] [$1|a sentence|the string $1]
         [return] $1 with [each|every] word capitalized
         [return] $1 with the first letter of [each|every] word in upper case
-        [make] the first letter of [each|every] word in $1 [upper case|a capital]
+        make the first letter of [each|every] word in $1 [upper case|a capital]
         """,
         held_out="""
         start every word of $1 with a capital letter
