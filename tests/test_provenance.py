@@ -1,5 +1,6 @@
 import datetime
 import html.parser
+import importlib
 import json
 import platform
 import re
@@ -10,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import decodeloop.provenance as room
 from decodeloop.provenance import Provenance, provenance
+
+room = importlib.import_module("decodeloop.provenance")  # as an attribute of the package it is the function
 
 KEYS = [
     *["date", "mode", "device", "device_memory_gib", "driver", "cuda", "cpu", "cores", "threads", "memory_gib"],

@@ -1,0 +1,66 @@
+"""The loops on a GPU, with onnxruntime's CUDA provider. Skipped where either is missing."""
+
+import copy
+
+import onnxruntime
+import pytest
+import torch
+from conftest import left_padded, prompt_ids
+
+import decodeloop
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available() or "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="needs an NVIDIA GPU and onnxruntime-gpu",
+)
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.float16], ids=["float32", "float16"])
+def pair(request, llama, tmp_path_factory):
+    """A model on the GPU and its graph."""
+    model = copy.deepcopy(llama).to("cuda", request.param)
+    report = decodeloop.export_onnx(model, tmp_path_factory.mktemp("gpu") / "model.onnx")
+    return model, decodeloop.OnnxDecoder(report.path, device="cuda")
+
+
+def test_the_cuda_provider_runs(pair):
+    assert pair[1].providers[0] == "CUDAExecutionProvider"
+
+
+def test_three_loops_agree_on_a_padded_batch(pair):
+    model, decoder = pair
+    ids, mask = (t.cuda() for t in left_padded([9, 2, 30]))
+    options = {"attention_mask": mask, "max_new_tokens": 40}
+    expected = model.generate(ids, do_sample=False, **options)
+    ours, onnx = decodeloop.generate(model, ids, **options), decoder.generate(ids, **options)
+    assert torch.equal(ours, expected)
+    report = decodeloop.verify(model, decoder, ids, attention_mask=mask, max_new_tokens=40)
+    assert report.same_tokens or (model.dtype == torch.float16 and report.divergence.near_tie), report
+    assert torch.equal(onnx, expected) or not report.same_tokens
+    assert onnx.device == ids.device
+
+
+def test_tokens_come_back_to_where_the_prompt_was(pair):
+    model, decoder = pair
+    ids = prompt_ids(1, 5)
+    assert decodeloop.generate(model, ids, max_new_tokens=3).device.type == "cpu"
+    assert decoder.generate(ids, max_new_tokens=3).device.type == "cpu"
+
+
+def test_a_seed_gives_the_tokens_it_gives_on_a_cpu(llama):
+    ids = prompt_ids(2, 5)
+    sampler = decodeloop.Sampler(temperature=0.8, top_k=30, seed=4)
+    on_gpu = decodeloop.generate(copy.deepcopy(llama).cuda(), ids, sampler=sampler, max_new_tokens=30)
+    assert torch.equal(on_gpu, decodeloop.generate(llama, ids, sampler=sampler, max_new_tokens=30))
+
+
+def test_many_requests_in_a_row_do_not_disturb_each_other(pair):
+    _, decoder = pair
+    ids = [prompt_ids(1 + i % 3, 3 + i, seed=i) for i in range(8)]
+    first = [decoder.generate(i, max_new_tokens=20) for i in ids]
+    assert all(torch.equal(decoder.generate(i, max_new_tokens=20), f) for i, f in zip(ids, first, strict=True))
+
+
+def test_dtype_auto_is_the_checkpoints_own():
+    assert decodeloop.load().model.dtype == torch.float16
+    assert decodeloop.load().model.device.type == "cuda"
