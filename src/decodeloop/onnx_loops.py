@@ -246,7 +246,11 @@ def _open(path, device, stream, session_options) -> onnxruntime.InferenceSession
             "use_tf32": "0",  # float32 means float32, as it does in torch by default
         }
         providers.insert(0, ("CUDAExecutionProvider", cuda))
-    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    onnxruntime.set_default_logger_severity(3)  # no plugin for CUDA is no news: the provider is built in
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    finally:
+        onnxruntime.set_default_logger_severity(2)  # onnxruntime's own default
     wanted = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
     if session.get_providers()[0] != wanted:
         raise ValueError(f"asked for {wanted}, and onnxruntime fell back to {session.get_providers()}.")
