@@ -164,7 +164,7 @@ def test_early_stops_are_refused():
 
 
 def test_noise_gives_no_speed():
-    timing = GenerationTiming(Timing((0.1,)), Timing((-0.001,)), 2)
+    timing = GenerationTiming(Timing((0.1,)), Timing((-0.001,)), Timing((0.1,)), 2)
     assert math.isnan(timing.tokens_per_second)
     assert "decode -1.00 ms per token" in str(timing)
 

@@ -70,12 +70,15 @@ class GenerationTiming:
         Time to the first token, in seconds.
     decode
         Time per further token, in seconds; its result is what the last long run returned.
+    whole
+        Time of the long runs, prefill included, in seconds.
     new_tokens
         Length of the long runs.
     """
 
     prefill: Timing
     decode: Timing
+    whole: Timing
     new_tokens: int
 
     @property
@@ -224,7 +227,7 @@ def _difference(name: Any, short: Timing, long: Timing, new_tokens: int) -> Gene
             f"{new_tokens - 1}: it must not stop at an end of sequence, pass eos_token_id=None"
         )
     per_token = ((b - a) / (new_tokens - 1) for a, b in zip(short.times, long.times, strict=True))
-    return GenerationTiming(short, Timing(tuple(per_token), long.result), new_tokens)
+    return GenerationTiming(short, Timing(tuple(per_token), long.result), long, new_tokens)
 
 
 def memory_bandwidth(device: Any = "auto") -> float:
