@@ -8,7 +8,9 @@ from decodeloop.prompt import check_prompt
 
 def test_positions_count_each_rows_own_tokens():
     prompt = check_prompt(torch.ones(2, 4, dtype=torch.int64), torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]]))
-    assert prompt.position_ids.tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
+    assert prompt.positions(4, 4).tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
+    assert prompt.positions(6, 2).tolist() == [[4, 5], [2, 3]]
+    assert prompt.mask(6).tolist() == [[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]]
 
 
 def test_int32_ids_and_boolean_masks_are_taken():

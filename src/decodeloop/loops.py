@@ -1,55 +1,25 @@
-"""The decode loop, and the engine that runs it on PyTorch.
-
-An *engine* knows how to run a model and where its cache is; the loop knows everything else. Both the PyTorch engine
-here and the ONNX Runtime one in :mod:`decodeloop.onnx_loops` are driven by the same :func:`decode`, so they cannot
-differ in how a token is chosen, when a row stops or what its padding is.
-"""
+"""Decode loops on PyTorch."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypedDict, Unpack
+from typing import Any, Unpack
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache
 
-from decodeloop.prompt import Prompt, check_prompt
-from decodeloop.sampling import Sampler, greedy
-
-
-class DecodeOptions(TypedDict, total=False):
-    """The keywords that every decode loop takes; :func:`generate` documents them."""
-
-    attention_mask: torch.Tensor | None
-    max_new_tokens: int
-    eos_token_id: int | Sequence[int] | str | None
-    pad_token_id: int | str | None
-    sampler: Sampler | None
-
-
-class Engine(Protocol):
-    """What the decode loop asks of a model with a cache."""
-
-    device: torch.device
-    vocab_size: int | None
-    max_positions: int | None
-    eos_token_id: int | list[int] | None
-    pad_token_id: int | None
-    turn: int  # counts the prefills: a stream that another generation has overtaken must not go on
-
-    def prefill(self, prompt: Prompt, capacity: int) -> torch.Tensor:
-        """Forget earlier text, read the prompt, and return the last position's logits ``[batch, vocabulary]``.
-
-        ``capacity`` is how many positions the whole generation can take.
-        """
-
-    def decode_one_token(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Append ``tokens`` ``[batch]`` to the cache and return the next logits ``[batch, vocabulary]``."""
+from decodeloop.cache import tensors_to_cache
+from decodeloop.decode import DecodeOptions, decode, run
+from decodeloop.lookup import PromptLookup
+from decodeloop.prompt import Prompt
+from decodeloop.sampling import Sampler
+from decodeloop.stopping import TokenIds
 
 
 class TorchEngine:
-    """A transformers decoder with a cache that grows."""
+    """A transformers decoder with a cache that grows: :class:`decodeloop.decode.Engine` on PyTorch."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         config = model.config.get_text_config(decoder=True)
@@ -62,30 +32,36 @@ class TorchEngine:
         self.pad_token_id = model.generation_config.pad_token_id
         self.turn = 0
         self._accepts_positions = "position_ids" in accepts
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepts else {}
+        self._keeps = "logits_to_keep" in accepts
 
-    def prefill(self, prompt: Prompt, capacity: int) -> torch.Tensor:
+    def start(self, prompt: Prompt, capacity: int, past: Any = None, rewinds: bool = False) -> int:
         self.turn += 1
-        self.mask, self.cache = prompt.attention_mask, DynamicCache(config=self.config)
-        return self._forward(prompt.input_ids, prompt.position_ids)
-
-    def decode_one_token(self, tokens: torch.Tensor) -> torch.Tensor:
-        positions = self.mask.sum(-1, keepdim=True)  # [batch, 1]: how many tokens each row has so far
-        self.mask = torch.cat([self.mask, torch.ones_like(positions)], dim=-1)
-        return self._forward(tokens[:, None], positions)
+        self.prompt = prompt
+        if past is None:
+            # a sliding layer forgets what leaves its window; one that rewinds may want it back
+            past = DynamicCache() if rewinds else DynamicCache(config=self.config)
+        elif not isinstance(past, Cache):
+            past = tensors_to_cache(past, self.config)
+        self.past, self.length = past, int(past.get_seq_length())
+        return self.length
 
     @torch.no_grad()
-    def _forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        inputs = {"position_ids": position_ids} if self._accepts_positions else {}
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=self.mask,
-            past_key_values=self.cache,
-            use_cache=True,
-            **inputs,
-            **self._last_only,
-        )
-        return outputs.logits[:, -1]
+    def read(self, tokens: torch.Tensor, every: bool = False) -> torch.Tensor:
+        self.length += tokens.shape[1]
+        inputs = {"attention_mask": self.prompt.mask(self.length)}
+        if self._accepts_positions:
+            inputs["position_ids"] = self.prompt.positions(self.length, tokens.shape[1])
+        if self._keeps and not every:
+            inputs["logits_to_keep"] = 1
+        return self.model(input_ids=tokens, past_key_values=self.past, use_cache=True, **inputs).logits
+
+    def rewind(self, count: int) -> None:
+        if count:
+            self.past.crop(-count)
+            self.length -= count
+
+    def cache(self) -> Cache:
+        return self.past
 
 
 def generate(
@@ -94,11 +70,19 @@ def generate(
     *,
     attention_mask: torch.Tensor | None = None,
     max_new_tokens: int = 100,
-    eos_token_id: int | Sequence[int] | str | None = "model",
+    max_length: int | None = None,
+    eos_token_id: TokenIds = "model",
     pad_token_id: int | str | None = "model",
+    stop_strings: str | Sequence[str] | None = None,
+    tokenizer: Any = None,
     sampler: Sampler | None = None,
+    lookup: PromptLookup | None = None,
+    past_key_values: Cache | Sequence[torch.Tensor] | None = None,
+    return_cache: bool = False,
     on_token: Callable[[torch.Tensor], None] | None = None,
-) -> torch.Tensor:
+    streamer: Any = None,
+    progress: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, Cache | None]:
     """Continue a batch of prompts on PyTorch: one pass over the prompt, then one token at a time through the cache.
 
     Parameters
@@ -111,19 +95,36 @@ def generate(
         int ``[batch, length]``, 0 for padding. Default: no padding.
     max_new_tokens : int
         At most so many tokens are added; 0 returns the prompt.
+    max_length : int, optional
+        At most so many tokens in all, padding included; given, it replaces ``max_new_tokens``.
     eos_token_id : int, sequence of int, None or "model"
         The tokens that end a row. ``"model"`` takes the model's own, None never stops early.
     pad_token_id : int or "model"
         What fills a row that ended before the others. ``"model"`` takes the model's own, else the first
         end-of-sequence token.
+    stop_strings : str or sequence of str, optional
+        Texts that end a row as well; needs ``tokenizer``. The token in which a text ends is kept.
+    tokenizer : transformers tokenizer, optional
+        The model's.
     sampler : Sampler, optional
         How the next token is chosen. Default: greedy, the most probable one.
+    lookup : PromptLookup, optional
+        Guess tokens from the text so far: the same greedy tokens in fewer passes. One row only.
+    past_key_values : transformers Cache, or flat tensors, optional
+        What an earlier call returned with ``return_cache``: its part of the text is not read again. ``input_ids`` is
+        still the whole text. The cache is extended in place.
+    return_cache : bool
+        Also return the cache, which then holds all of the text but its last token.
     on_token : callable, optional
         Called after each step with that step's tokens, ``[batch]``.
+    streamer : transformers streamer, optional
+        ``TextStreamer`` and the like: gets the prompt, then each step's tokens.
+    progress : bool
+        Show a progress bar, if somebody watches: only on a terminal.
 
     Returns
     -------
-    torch.Tensor
+    torch.Tensor, or (torch.Tensor, transformers Cache)
         int64 ``[batch, length + new tokens]`` on the device of ``input_ids``: the prompt, the answer with its
         end-of-sequence token where one came, then padding. Greedily, the tokens of ``model.generate``.
 
@@ -136,119 +137,26 @@ def generate(
         TorchEngine(model),
         input_ids,
         on_token=on_token,
+        streamer=streamer,
+        progress=progress,
+        return_cache=return_cache,
         attention_mask=attention_mask,
         max_new_tokens=max_new_tokens,
+        max_length=max_length,
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
+        stop_strings=stop_strings,
+        tokenizer=tokenizer,
         sampler=sampler,
+        lookup=lookup,
+        past_key_values=past_key_values,
     )
 
 
 def stream(model: PreTrainedModel, input_ids: torch.Tensor, **options: Unpack[DecodeOptions]) -> Iterator[torch.Tensor]:
     """The tokens of :func:`generate` as they come: an iterator of int64 ``[batch]``, one item for each step.
 
-    Closing the iterator stops the decoding. Keywords are those of :func:`generate`, less ``on_token``; they are
+    Closing the iterator stops the decoding. Keywords are those of :func:`generate`, less the last four; they are
     checked at once, before the first token is asked for.
     """
     return decode(TorchEngine(model), input_ids, **options)
-
-
-def run(
-    engine: Engine,
-    input_ids: torch.Tensor,
-    *,
-    on_token: Callable[[torch.Tensor], None] | None = None,
-    **options: Unpack[DecodeOptions],
-) -> torch.Tensor:
-    """Drive :func:`decode` to its end and join the tokens: ``[batch, length + new tokens]``."""
-    steps = []
-    for tokens in decode(engine, input_ids, **options):
-        steps.append(tokens[:, None])
-        if on_token is not None:
-            on_token(tokens)
-    return torch.cat([input_ids.to(torch.int64), *steps], dim=-1)
-
-
-def decode(
-    engine: Engine,
-    input_ids: torch.Tensor,
-    *,
-    attention_mask: torch.Tensor | None = None,
-    max_new_tokens: int = 100,
-    eos_token_id: int | Sequence[int] | str | None = "model",
-    pad_token_id: int | str | None = "model",
-    sampler: Sampler | None = None,
-) -> Iterator[torch.Tensor]:
-    """Check the arguments, then return the iterator of tokens that :func:`stream` gives."""
-    prompt = check_prompt(
-        input_ids,
-        attention_mask,
-        vocab_size=engine.vocab_size,
-        max_positions=engine.max_positions,
-        max_new_tokens=max_new_tokens,
-    ).to(engine.device)
-    ends = end_tokens(eos_token_id, engine)
-    pad = pad_token(pad_token_id, engine, ends)
-    choose = greedy if sampler is None else sampler.start(prompt)
-    return _steps(engine, prompt, max_new_tokens, ends, pad, choose, input_ids.device)
-
-
-def _steps(engine, prompt, max_new_tokens, ends, pad, choose, device) -> Iterator[torch.Tensor]:
-    tokens = prompt.input_ids
-    ended = torch.zeros(len(tokens), dtype=torch.bool, device=engine.device)
-    ends = torch.tensor(ends, dtype=torch.int64, device=engine.device)
-    for step in range(max_new_tokens):
-        if step == 0:
-            logits = engine.prefill(prompt, capacity=tokens.shape[1] + max_new_tokens)
-            turn = engine.turn
-        elif engine.turn != turn:
-            raise RuntimeError("this stream's decoder has started another generation: a decoder runs one at a time.")
-        else:
-            logits = engine.decode_one_token(tokens[:, -1])
-        new = choose(tokens, logits)
-        if len(ends):
-            new = torch.where(ended, pad, new)
-            ended |= torch.isin(new, ends)
-        tokens = torch.cat([tokens, new[:, None]], dim=-1)
-        yield new.to(device)
-        if len(ends) and bool(ended.all()):
-            return
-
-
-def end_tokens(eos_token_id: int | Sequence[int] | str | None, engine: Engine) -> list[int]:
-    """The end-of-sequence ids as a list: ``"model"`` is the engine's own, None is no such token."""
-    if isinstance(eos_token_id, str):
-        if eos_token_id != "model":
-            raise ValueError(f'eos_token_id={eos_token_id!r}: expected "model", an int, a list of ints, or None.')
-        eos_token_id = engine.eos_token_id
-        if eos_token_id is None and getattr(engine, "config", None) is None:
-            raise ValueError(
-                f"{engine.path.name} does not say which token ends a text: give eos_token_id (None never stops)."
-            )
-    if eos_token_id is None:
-        return []
-    if isinstance(eos_token_id, torch.Tensor):
-        eos_token_id = eos_token_id.tolist()
-    ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
-    for token in ids:
-        _check_token(token, "eos_token_id", engine)
-    return ids
-
-
-def pad_token(pad_token_id: int | str | None, engine: Engine, ends: list[int]) -> int:
-    """What fills a row that ended: the given id, the engine's own, or the first end-of-sequence id."""
-    if isinstance(pad_token_id, str):
-        if pad_token_id != "model":
-            raise ValueError(f'pad_token_id={pad_token_id!r}: expected "model", an int, or None.')
-        pad_token_id = engine.pad_token_id
-    if pad_token_id is None:
-        return ends[0] if ends else 0
-    _check_token(pad_token_id, "pad_token_id", engine)
-    return pad_token_id
-
-
-def _check_token(token: int, name: str, engine: Engine) -> None:
-    limit = engine.vocab_size
-    if not isinstance(token, int) or isinstance(token, bool) or token < 0 or (limit is not None and token >= limit):
-        known = "an int of 0 or more" if limit is None else f"an id from 0 to {limit - 1}, the model's vocabulary"
-        raise ValueError(f"{name}={token!r}: expected {known}.")

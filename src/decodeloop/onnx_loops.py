@@ -10,8 +10,11 @@ from typing import Any, Unpack
 
 import onnxruntime
 import torch
+from transformers.cache_utils import Cache
 
-from decodeloop.loops import DecodeOptions, decode, run
+from decodeloop.cache import cache_to_tensors, tensors_to_cache
+from decodeloop.decode import DecodeOptions, decode, run
+from decodeloop.growing_cache import GrowingCache, present_name
 from decodeloop.models import pick_device
 from decodeloop.onnx_file import TYPES, check_graph_file, model_facts
 from decodeloop.prompt import Prompt
@@ -86,32 +89,33 @@ class OnnxDecoder:
         """The tokens as they come; arguments, result and errors are those of :func:`decodeloop.stream`."""
         return decode(self, input_ids, **options)
 
-    def prefill(self, prompt: Prompt, capacity: int) -> torch.Tensor:
-        """Forget earlier text, read the prompt: the last position's logits ``[batch, vocabulary]``."""
+    def start(self, prompt: Prompt, capacity: int, past: Any = None, rewinds: bool = False) -> int:
+        """Forget earlier text; the number of positions that ``past`` holds (:class:`decodeloop.decode.Engine`)."""
         self.turn += 1
-        self.mask = prompt.attention_mask
-        self._cache.start(batch=len(self.mask), capacity=capacity)
-        return self._step(prompt.input_ids, prompt.position_ids)
+        self.prompt = prompt
+        self._cache.start(batch=len(prompt.input_ids), capacity=capacity)
+        if past is not None:
+            self._cache.load(cache_to_tensors(past) if isinstance(past, Cache) else list(past))
+        return self._cache.length
 
-    def decode_one_token(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Append ``tokens`` ``[batch]`` to the cache: the next logits ``[batch, vocabulary]``."""
-        positions = self.mask.sum(-1, keepdim=True)
-        self.mask = torch.cat([self.mask, torch.ones_like(positions)], dim=-1)
-        return self._step(tokens[:, None], positions)
-
-    def feeds(self) -> dict[str, torch.Tensor]:
-        """The inputs of the step that ran last, by name: what to feed the session with to run it again."""
-        return dict(self._feeds)
-
-    def _step(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        batch, length = input_ids.shape
-        given = {"input_ids": input_ids, "attention_mask": self.mask, "position_ids": position_ids}
-        given = {n: given[n].to(TYPES[self._inputs[n].type][0]).contiguous() for n in given if n in self._inputs}
-        past, present = self._cache.advance(length)
+    def read(self, tokens: torch.Tensor, every: bool = False) -> torch.Tensor:
+        """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``."""
         last_only = self._outputs["logits"].shape[1] == 1
-        logits = torch.empty(
-            batch, 1 if last_only else length, self.vocab_size, dtype=self._dtype("logits"), device=self.device
-        )
+        if every and last_only and tokens.shape[1] > 1:
+            raise ValueError(
+                f"{self.path.name} gives the logits of the last position only, and this needs those of every position: "
+                'export it with logits="all".'
+            )
+        past, present = self._cache.advance(tokens.shape[1])
+        length = self._cache.length
+        given = {
+            "input_ids": tokens,
+            "attention_mask": self.prompt.mask(length),
+            "position_ids": self.prompt.positions(length, tokens.shape[1]),
+        }
+        given = {n: given[n].to(TYPES[self._inputs[n].type][0]).contiguous() for n in given if n in self._inputs}
+        shape = len(tokens), 1 if last_only else tokens.shape[1], self.vocab_size
+        logits = torch.empty(shape, dtype=TYPES[self._outputs["logits"].type][0], device=self.device)
         binding = self.session.io_binding()
         for name, tensor in (given | past).items():
             _bind(binding.bind_input, name, tensor)
@@ -119,7 +123,19 @@ class OnnxDecoder:
             _bind(binding.bind_output, name, tensor)
         self._run(binding)
         self._feeds = given | past
-        return logits[:, -1]
+        return logits
+
+    def rewind(self, count: int) -> None:
+        """Forget the last ``count`` positions."""
+        self._cache.rewind(count)
+
+    def cache(self) -> Cache:
+        """A copy of the cache, as a ``DynamicCache`` that keeps every position."""
+        return tensors_to_cache([tensor.clone() for tensor in self._cache.tensors()])
+
+    def feeds(self) -> dict[str, torch.Tensor]:
+        """The inputs of the step that ran last, by name: what to feed the session with to run it again."""
+        return dict(self._feeds)
 
     def _run(self, binding: onnxruntime.IOBinding) -> None:
         if self.stream_ is None:
@@ -130,9 +146,6 @@ class OnnxDecoder:
         self.session.run_with_iobinding(binding, _NO_SYNC)
         torch_stream.wait_stream(self.stream_)  # and so must the outputs, for what torch does next
 
-    def _dtype(self, output: str) -> torch.dtype:
-        return TYPES[self._outputs[output].type][0]
-
     def _check_signature(self) -> None:
         past = [name for name in self._inputs if name.startswith("past_key_values.")]
         if not past:
@@ -142,7 +155,7 @@ class OnnxDecoder:
             )
         known = {"input_ids", "attention_mask", "position_ids", *past}
         missing = ({"input_ids", "attention_mask"} - self._inputs.keys()) | (
-            {"logits", *map(_present, past)} - self._outputs.keys()
+            {"logits", *map(present_name, past)} - self._outputs.keys()
         )
         extra = self._inputs.keys() - known
         if missing or extra:
@@ -150,43 +163,6 @@ class OnnxDecoder:
                 f"{self.path.name} is not a decoder: it lacks {sorted(missing)} and asks for {sorted(extra)}"
                 " besides input_ids, attention_mask, position_ids and past_key_values."
             )
-
-
-class GrowingCache:
-    """Two sets of flat buffers, past and present by turns. A present tensor is one step longer than its past."""
-
-    def __init__(self, inputs: dict, outputs: dict, device: torch.device, capacity: int) -> None:
-        self.names = [name for name in inputs if name.startswith("past_key_values.")]
-        self.shapes = {name: inputs[name].shape for name in self.names}  # [batch, heads, length, head size]
-        self.dtypes = {name: TYPES[inputs[name].type][0] for name in self.names}
-        self.device, self.positions = device, capacity  # positions: of all rows together
-        self.past, self.present = self._allocate(), self._allocate()
-
-    def start(self, batch: int, capacity: int) -> None:
-        """Forget the text; make room for ``capacity`` positions of ``batch`` rows."""
-        self.rows, self.length = batch, 0
-        if batch * capacity > self.positions:
-            self.positions = batch * capacity
-            self.past = self.present = {}  # let go of the old buffers before asking for new ones
-            self.past, self.present = self._allocate(), self._allocate()
-
-    def advance(self, length: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """The views to bind for a step of ``length`` new positions: ``(past, present)``, by graph name."""
-        past = {name: self._view(self.past, name, self.length) for name in self.names}
-        self.length += length
-        present = {_present(name): self._view(self.present, name, self.length) for name in self.names}
-        self.past, self.present = self.present, self.past
-        return past, present
-
-    def _allocate(self) -> dict[str, torch.Tensor]:
-        return {
-            name: torch.empty(self.positions * shape[1] * shape[3], dtype=self.dtypes[name], device=self.device)
-            for name, shape in self.shapes.items()
-        }
-
-    def _view(self, buffers: dict[str, torch.Tensor], name: str, length: int) -> torch.Tensor:
-        shape = (self.rows, self.shapes[name][1], length, self.shapes[name][3])
-        return buffers[name][: shape[0] * shape[1] * shape[2] * shape[3]].view(shape)
 
 
 def onnx_generate(
@@ -260,10 +236,6 @@ def _open(path, device, stream, session_options) -> onnxruntime.InferenceSession
 def _bind(bind: Any, name: str, tensor: torch.Tensor) -> None:
     number = next(number for dtype, number in TYPES.values() if dtype == tensor.dtype)
     bind(name, tensor.device.type, tensor.device.index or 0, number, tuple(tensor.shape), tensor.data_ptr())
-
-
-def _present(name: str) -> str:
-    return name.replace("past_key_values.", "present.")
 
 
 _NO_SYNC = onnxruntime.RunOptions()

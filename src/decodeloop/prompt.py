@@ -22,10 +22,15 @@ class Prompt:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
 
-    @property
-    def position_ids(self) -> torch.Tensor:
-        """int64 ``[batch, length]``: each row counts its own tokens from 0; padding is given 0."""
-        return (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
+    def mask(self, length: int) -> torch.Tensor:
+        """int64 ``[batch, length]``: the mask of the text's first ``length`` positions; all after the prompt count."""
+        given = self.attention_mask[:, :length]
+        return torch.nn.functional.pad(given, (0, length - given.shape[1]), value=1)
+
+    def positions(self, length: int, last: int) -> torch.Tensor:
+        """int64 ``[batch, last]``: positions of the last of ``length`` columns; rows count from 0, padding has 0."""
+        padding = (self.attention_mask == 0).sum(-1, keepdim=True)
+        return (torch.arange(length - last, length, device=padding.device) - padding).clamp(min=0)
 
     def to(self, device: torch.device | str) -> Prompt:
         """The same prompt on another device."""

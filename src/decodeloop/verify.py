@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from decodeloop.loops import Engine, TorchEngine, end_tokens
+from decodeloop.decode import Engine
+from decodeloop.loops import TorchEngine
 from decodeloop.onnx_loops import OnnxDecoder
 from decodeloop.prompt import check_prompt
+from decodeloop.stopping import stopping
 
 Decoder = PreTrainedModel | OnnxDecoder | str | os.PathLike
 
@@ -119,22 +121,22 @@ def verify(
         raise ValueError(f"the vocabularies differ, {ref.vocab_size} and {cand.vocab_size} tokens: not the same model.")
     prompts = [prompts] if isinstance(prompts, torch.Tensor) else list(prompts)
     masks = [attention_mask] if isinstance(attention_mask, torch.Tensor) else attention_mask or [None] * len(prompts)
-    ends = torch.tensor(end_tokens(eos_token_id, ref), dtype=torch.int64)
+    ends = torch.tensor(stopping(ref, eos_token_id, None).eos_token_ids, dtype=torch.int64)
     steps: list[tuple[float, float]] = []  # of each step: largest logit difference, largest KL
     compared = agreed = 0
     first: Divergence | None = None
     for index, (ids, mask) in enumerate(zip(prompts, masks, strict=True)):
         limits = {"vocab_size": ref.vocab_size, "max_positions": ref.max_positions, "max_new_tokens": max_new_tokens}
         prompt = check_prompt(ids, mask, **limits)
-        live, expected = torch.ones(len(ids), dtype=torch.bool), prompt.input_ids[:, -1]
+        live, unread = torch.ones(len(ids), dtype=torch.bool), prompt.input_ids
         for step in range(max_new_tokens):
-            if step == 0:
-                outputs = [e.prefill(prompt.to(e.device), ids.shape[1] + max_new_tokens) for e in (ref, cand)]
-            else:
-                outputs = [e.decode_one_token(expected.to(e.device)) for e in (ref, cand)]
+            for engine in (ref, cand) if step == 0 else ():
+                engine.start(prompt.to(engine.device), ids.shape[1] + max_new_tokens)
+            outputs = [engine.read(unread.to(engine.device))[:, -1] for engine in (ref, cand)]
             eps = max(torch.finfo(logits.dtype).eps for logits in outputs)
             want, got = (logits.double().cpu() for logits in outputs)
             expected, chosen = want.argmax(-1), got.argmax(-1)
+            unread = expected[:, None]
             kl = (want.log_softmax(-1) - got.log_softmax(-1)).mul(want.softmax(-1)).sum(-1)
             worst = float((want - got).abs().amax(-1)[live].max()), float(kl[live].max())
             _keep_largest(steps, step, worst)

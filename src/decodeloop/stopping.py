@@ -1,0 +1,104 @@
+"""When a row is done: end-of-sequence tokens and stop strings; what fills it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import StopStringCriteria
+
+TokenIds = int | Sequence[int] | str | None  #: an id, several, ``"model"`` for the model's own, or none
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What ends a row, checked once.
+
+    Attributes
+    ----------
+    eos_token_ids : list of int
+        May be empty: then only stop strings and the length end a row.
+    pad_token_id : int
+        Fills a row that ended before the others.
+    stop_strings : transformers StopStringCriteria or None
+    """
+
+    eos_token_ids: list[int]
+    pad_token_id: int
+    stop_strings: StopStringCriteria | None = None
+
+    @property
+    def possible(self) -> bool:
+        """Whether anything but the length can end a row."""
+        return bool(self.eos_token_ids) or self.stop_strings is not None
+
+    def done(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Which rows of ``[batch, length]`` end with their last token: bool ``[batch]``."""
+        ended = torch.isin(tokens[:, -1], torch.tensor(self.eos_token_ids, dtype=torch.int64, device=tokens.device))
+        if self.stop_strings is not None:
+            ended |= self.stop_strings(tokens, None)
+        return ended
+
+
+def stopping(
+    engine: Any, eos_token_id: TokenIds, pad_token_id: int | str | None, stop_strings: Any = None, tokenizer: Any = None
+) -> Stopping:
+    """Check the user's stop conditions against an engine's vocabulary and special tokens.
+
+    Raises
+    ------
+    ValueError
+        If an id is outside the vocabulary, or stop strings come without a tokenizer.
+    """
+    ends = _end_tokens(engine, eos_token_id)
+    return Stopping(ends, _pad_token(engine, pad_token_id, ends), _stop_strings(stop_strings, tokenizer))
+
+
+def _end_tokens(engine: Any, eos_token_id: TokenIds) -> list[int]:
+    if isinstance(eos_token_id, str):
+        if eos_token_id != "model":
+            raise ValueError(f'eos_token_id={eos_token_id!r}: expected "model", an int, a list of ints, or None.')
+        eos_token_id = engine.eos_token_id
+        if eos_token_id is None and engine.config is None:
+            raise ValueError(
+                f"{engine.path.name} does not say which token ends a text: give eos_token_id (None never stops)."
+            )
+    if eos_token_id is None:
+        return []
+    if isinstance(eos_token_id, torch.Tensor):
+        eos_token_id = eos_token_id.tolist()
+    ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+    for token in ids:
+        _check_token(engine, token, "eos_token_id")
+    return ids
+
+
+def _pad_token(engine: Any, pad_token_id: int | str | None, ends: list[int]) -> int:
+    if isinstance(pad_token_id, str):
+        if pad_token_id != "model":
+            raise ValueError(f'pad_token_id={pad_token_id!r}: expected "model", an int, or None.')
+        pad_token_id = engine.pad_token_id
+    if pad_token_id is None:
+        return ends[0] if ends else 0
+    _check_token(engine, pad_token_id, "pad_token_id")
+    return pad_token_id
+
+
+def _check_token(engine: Any, token: int, name: str) -> None:
+    limit = engine.vocab_size
+    if not isinstance(token, int) or isinstance(token, bool) or token < 0 or (limit is not None and token >= limit):
+        known = "an int of 0 or more" if limit is None else f"an id from 0 to {limit - 1}, the model's vocabulary"
+        raise ValueError(f"{name}={token!r}: expected {known}.")
+
+
+def _stop_strings(stop_strings: Any, tokenizer: Any) -> StopStringCriteria | None:
+    if stop_strings is None:
+        return None
+    strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
+    if not strings or not all(isinstance(string, str) and string for string in strings):
+        raise ValueError(f"stop_strings={stop_strings!r}: expected a string or several, none of them empty.")
+    if tokenizer is None:
+        raise ValueError(f"stop_strings={stop_strings!r}: give the tokenizer too, tokenizer=..., to know their tokens.")
+    return StopStringCriteria(tokenizer, strings)
