@@ -2,7 +2,8 @@
 
 from decodeloop.cache import cache_to_tensors, empty_tensors, tensors_to_cache, to_any
 from decodeloop.describe import max_diff, string_diff, string_type
-from decodeloop.export import ExportReport, export_inputs, export_onnx
+from decodeloop.export import ExportReport, export_onnx
+from decodeloop.flat_decoder import export_inputs
 from decodeloop.lookup import PromptLookup
 from decodeloop.loops import generate, stream
 from decodeloop.models import LoadedModel, get_weight_type, load, unit_test_going

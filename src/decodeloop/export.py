@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import os
@@ -16,11 +15,12 @@ from pathlib import Path
 
 import onnx
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from decodeloop.cache import cache_to_tensors
+from decodeloop.flat_decoder import FlatDecoder, export_inputs, exportable, filled_layers, flat_tensors, one_line
 from decodeloop.models import get_weight_type
 from decodeloop.onnx_file import METADATA
+from decodeloop.onnx_ops import TRANSLATIONS
 
 EXPORTERS = ("dynamo",)
 OPSET = 20  # every operator of the graphs exists in it, and all current runtimes read it
@@ -59,88 +59,6 @@ class ExportReport:
     outputs: dict[str, list[int | str]]
     operators: dict[str, int]
     bytes: int
-
-
-class FlatDecoder(torch.nn.Module):
-    """A decoder with the signature of an ONNX graph: flat tensors in, logits and flat tensors out.
-
-    ``torch.export`` cannot trace a cache object through a model's signature, so the cache is built inside. It keeps
-    every position, for sliding layers too: their mask hides what lies outside the window.
-    """
-
-    def __init__(self, model: PreTrainedModel, last_only: bool = False) -> None:
-        super().__init__()
-        self.model = model
-        accepts = inspect.signature(model.forward).parameters
-        self.takes_positions = "position_ids" in accepts
-        self.last_only = last_only
-        self.keep = {"logits_to_keep": 1} if last_only and "logits_to_keep" in accepts else {}
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        position_ids: torch.Tensor,
-        past_key_values: list[torch.Tensor],
-    ) -> tuple[torch.Tensor, ...]:
-        """``[B, S], [B, T], [B, S], 2L x [B, heads, P, size] -> [B, S, vocabulary], 2L x [B, heads, T, size]``."""
-        cache = DynamicCache()
-        for layer in range(len(past_key_values) // 2):
-            cache.update(past_key_values[2 * layer], past_key_values[2 * layer + 1], layer)
-        positions = {"position_ids": position_ids} if self.takes_positions else {}
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=True,
-            **positions,
-            **self.keep,
-        )
-        logits = outputs.logits[:, -1:] if self.last_only else outputs.logits
-        return logits, *cache_to_tensors(outputs.past_key_values)
-
-
-def export_inputs(model: PreTrainedModel) -> tuple[dict, dict]:
-    """Example inputs for a decoder, with a filled cache, and which of their dimensions vary.
-
-    Parameters
-    ----------
-    model : transformers PreTrainedModel
-        Any decoder that keeps keys and values; trained or not makes no difference.
-
-    Returns
-    -------
-    inputs : dict
-        ``model(**inputs)`` runs. ``input_ids`` and ``position_ids`` are int64 ``[2, 3]``, ``attention_mask`` int64
-        ``[2, 8]``, ``past_key_values`` a ``DynamicCache`` of 5 tokens that the model itself filled. No dimension is 0
-        or 1, which an exporter would take for a constant.
-    dynamic_shapes : dict
-        The same names; dimension to the name of its size. For the cache, one entry per flat tensor, in the order of
-        :func:`decodeloop.cache_to_tensors`.
-    """
-    batch, past, new = 2, 5, 3
-    vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, vocabulary, (batch, past + new), generator=generator).to(model.device)
-    cache = DynamicCache()
-    with torch.no_grad():
-        model(ids[:, :past], past_key_values=cache, use_cache=True)
-    positions = torch.arange(past, past + new, device=model.device).expand(batch, new).contiguous()
-    inputs = {
-        "input_ids": ids[:, past:].contiguous(),
-        "attention_mask": torch.ones_like(ids),
-        "position_ids": positions,
-        "past_key_values": cache,
-    }
-    dynamic_shapes = {
-        "input_ids": {0: "batch", 1: "sequence"},
-        "attention_mask": {0: "batch", 1: "total"},
-        "position_ids": {0: "batch", 1: "sequence"},
-        "past_key_values": [{0: "batch", 2: "past"} for _ in cache_to_tensors(cache)],
-    }
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        del inputs["position_ids"], dynamic_shapes["position_ids"]
-    return inputs, dynamic_shapes
 
 
 def export_onnx(
@@ -189,8 +107,6 @@ def export_onnx(
         raise ValueError(f"path={str(path)!r} is a directory: expected a file name in it, such as model.onnx.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist.")
-    if model.config.is_encoder_decoder:
-        raise ValueError(f"{type(model).__name__} has an encoder: expected a decoder-only model.")
     started = time.perf_counter()
     program = _trace(model, last_only=logits == "last")
     program.model.metadata_props[METADATA] = _metadata(model, exporter)
@@ -200,22 +116,27 @@ def export_onnx(
 
 def _trace(model: PreTrainedModel, last_only: bool) -> torch.onnx.ONNXProgram:
     inputs, dynamic_shapes = export_inputs(model)
-    inputs["past_key_values"] = cache_to_tensors(inputs["past_key_values"])
-    pairs = [f"{layer}.{name}" for layer in range(len(inputs["past_key_values"]) // 2) for name in ("key", "value")]
+    layers = filled_layers(inputs["past_key_values"])
+    inputs["past_key_values"] = flat_tensors(inputs["past_key_values"])
+    pairs = [f"{layer}.{name}" for layer in layers for name in ("key", "value")]
     names = [name for name in inputs if name != "past_key_values"]
     if "position_ids" not in inputs:
         inputs["position_ids"] = dynamic_shapes["position_ids"] = None
-    with _quiet():
-        return torch.onnx.export(
-            FlatDecoder(model, last_only).eval(),
-            kwargs=inputs,
-            dynamic_shapes=dynamic_shapes,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[*names, *(f"past_key_values.{pair}" for pair in pairs)],
-            output_names=["logits", *(f"present.{pair}" for pair in pairs)],
-            verbose=False,
-        )
+    with _quiet(), exportable(model):
+        try:
+            return torch.onnx.export(
+                FlatDecoder(model, layers, last_only),
+                kwargs=inputs,
+                dynamic_shapes=dynamic_shapes,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[*names, *(f"past_key_values.{pair}" for pair in pairs)],
+                output_names=["logits", *(f"present.{pair}" for pair in pairs)],
+                custom_translation_table=TRANSLATIONS,
+                verbose=False,
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise ValueError(f"{type(model).__name__} cannot be exported: {one_line(error)}") from error
 
 
 class _quiet(warnings.catch_warnings):

@@ -1,0 +1,191 @@
+"""A transformers decoder as a graph sees it: flat tensors in and out, and no feature that a graph cannot hold."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+#: What attention and experts are traced with: the ways to compute them that PyTorch's exporter can follow.
+ATTENTION = ("eager", "sdpa")
+EXPERTS = "grouped_mm"
+#: Arguments by which models are handed what they keep instead of keys and values, and what that is.
+STATES = {
+    "cache_params": "a recurrent state (state-space or linear attention layers)",
+    "state": "a recurrent state",
+    "mems": "earlier hidden states (mems)",
+    "past_buckets_states": "hashed buckets of hidden states",
+}
+
+
+class FlatDecoder(torch.nn.Module):
+    """A decoder with the signature of an ONNX graph: flat tensors in, logits and flat tensors out.
+
+    ``torch.export`` cannot trace a cache object through a model's signature, so the cache is built inside. It keeps
+    every position, for sliding layers too: their mask hides what lies outside the window.
+    """
+
+    def __init__(self, model: PreTrainedModel, layers: list[int], last_only: bool = False) -> None:
+        super().__init__()
+        self.model, self.layers = model, layers
+        accepts = inspect.signature(model.forward).parameters
+        self.takes_positions = "position_ids" in accepts
+        self.last_only = last_only
+        self.keep = {"logits_to_keep": 1} if last_only and "logits_to_keep" in accepts else {}
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        past_key_values: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, ...]:
+        """``[B, S], [B, T], [B, S], 2L x [B, heads, P, size] -> [B, S, vocabulary], 2L x [B, heads, T, size]``."""
+        cache = full_cache(self.model)
+        for layer, keys, values in zip(self.layers, past_key_values[::2], past_key_values[1::2], strict=True):
+            cache.update(keys, values, layer)
+        positions = {"position_ids": position_ids} if self.takes_positions else {}
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+            **positions,
+            **self.keep,
+        )
+        logits = outputs.logits[:, -1:] if self.last_only else outputs.logits
+        return logits, *flat_tensors(outputs.past_key_values)
+
+
+def full_cache(model: PreTrainedModel) -> DynamicCache:
+    """An empty cache, every layer of which keeps all positions; a layer that keeps nothing stays such."""
+    cache = DynamicCache()
+    layers = DynamicCache(config=model.config).layers
+    cache.layers = [DynamicLayer() if isinstance(layer, DynamicLayer) else layer for layer in layers]
+    return cache
+
+
+def filled_layers(cache: DynamicCache) -> list[int]:
+    """The layers that hold keys and values; one that reuses another's, or has no attention, does not."""
+    return [index for index, layer in enumerate(cache.layers) if getattr(layer, "keys", None) is not None]
+
+
+def flat_tensors(cache: DynamicCache) -> list[torch.Tensor]:
+    """Keys and values of each filled layer in turn."""
+    return [tensor for i in filled_layers(cache) for tensor in (cache.layers[i].keys, cache.layers[i].values)]
+
+
+def export_inputs(model: PreTrainedModel) -> tuple[dict, dict]:
+    """Example inputs for a decoder, with a filled cache, and which of their dimensions vary.
+
+    Parameters
+    ----------
+    model : transformers PreTrainedModel
+        Any decoder that keeps keys and values; trained or not makes no difference.
+
+    Returns
+    -------
+    inputs : dict
+        ``model(**inputs)`` runs. ``input_ids`` and ``position_ids`` are int64 ``[2, 3]``, ``attention_mask`` int64
+        ``[2, 8]``, ``past_key_values`` a ``DynamicCache`` of 5 tokens that the model itself filled. No dimension is 0
+        or 1, which an exporter would take for a constant.
+    dynamic_shapes : dict
+        The same names; dimension to the name of its size. For the cache, one entry per flat tensor, in the order of
+        :func:`decodeloop.cache_to_tensors`.
+
+    Raises
+    ------
+    ValueError
+        If the model keeps more than keys and values of each token, or none; the message names what it keeps.
+    """
+    refuse(model)
+    batch, past, new = 2, 5, 3
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocabulary, (batch, past + new), generator=generator).to(model.device)
+    cache = full_cache(model)
+    with torch.no_grad():
+        try:
+            model(input_ids=ids[:, :past], past_key_values=cache, use_cache=True)
+        except Exception as error:
+            raise ValueError(f"{type(model).__name__} does not run on token ids alone: {one_line(error)}") from error
+    if not filled_layers(cache):
+        hint = "; it reads in both directions unless its configuration says is_decoder=True"
+        hint = hint if getattr(model.config, "is_decoder", True) is False else ""
+        raise ValueError(f"{type(model).__name__} keeps no keys and values{hint}.")
+    positions = torch.arange(past, past + new, device=model.device).expand(batch, new).contiguous()
+    inputs = {
+        "input_ids": ids[:, past:].contiguous(),
+        "attention_mask": torch.ones_like(ids),
+        "position_ids": positions,
+        "past_key_values": cache,
+    }
+    dynamic_shapes = {
+        "input_ids": {0: "batch", 1: "sequence"},
+        "attention_mask": {0: "batch", 1: "total"},
+        "position_ids": {0: "batch", 1: "sequence"},
+        "past_key_values": [{0: "batch", 2: "past"} for _ in flat_tensors(cache)],
+    }
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        del inputs["position_ids"], dynamic_shapes["position_ids"]
+    return inputs, dynamic_shapes
+
+
+def refuse(model: PreTrainedModel) -> None:
+    """Raise ValueError, in one line, if the graph's inputs cannot hold what the model needs; else do nothing."""
+    name, config = type(model).__name__, model.config.get_text_config(decoder=True)
+    accepts = inspect.signature(model.forward).parameters
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{name} has an encoder: expected a decoder-only model.")
+    if getattr(config, "add_cross_attention", False):
+        raise ValueError(f"{name} has cross-attention, to what an encoder made: expected a decoder-only model.")
+    if "past_key_values" not in accepts:
+        states = [argument for argument in accepts if argument in STATES]
+        kept = f"keeps {STATES[states[0]]}" if states else "keeps nothing between steps"
+        raise ValueError(f"{name} {kept}: expected a cache of keys and values (past_key_values).")
+    try:
+        layers = DynamicCache(config=model.config).layers
+    except Exception as error:
+        raise ValueError(f"transformers makes no cache for {name}: {one_line(error)}") from error
+    for index, layer in enumerate(layers):
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) and hasattr(layer, "update"):
+            kind = (getattr(config, "layer_types", None) or {}) and config.layer_types[index]
+            raise ValueError(
+                f"{name}'s cache holds more than keys and values: layer {index} is a {type(layer).__name__}"
+                f"{f' ({kind})' if kind else ''}."
+            )
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of the error at the root of a chain of them, and its type."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+@contextmanager
+def exportable(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block, the model computes in ways that an exporter can follow; after it, it is as it was."""
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+    names = ("_attn_implementation_internal", "_experts_implementation_internal")
+    before = [(config, name, getattr(config, name)) for config in configs for name in names if hasattr(config, name)]
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        for config, name, value in before:
+            if name == names[1]:
+                setattr(config, name, EXPERTS)
+            elif value not in (None, *ATTENTION):
+                setattr(config, name, "sdpa" if model._supports_sdpa else "eager")
+        with torch.no_grad():
+            yield
+    finally:
+        for config, name, value in before:
+            setattr(config, name, value)
+        for module in training:
+            module.training = True

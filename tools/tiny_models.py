@@ -1,0 +1,121 @@
+"""Any causal language model of transformers as a tiny random one: its configuration shrunk, its features kept."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+#: Sizes by the names that configurations give them. A size that a configuration lacks, or leaves open, is not added.
+SIZES = {
+    "vocab_size": 128, "vocab_size_per_layer_input": 128, "type_vocab_size": 2, "entity_vocab_size": 16,
+    "hidden_size": 32, "n_embd": 32, "d_model": 32, "emb_dim": 32, "dim_model": 32, "embedding_size": 32,
+    "word_embed_proj_dim": 32, "embed_dim": 32, "hidden_size_per_layer_input": 16, "lm_head_hidden_size": 32,
+    "intermediate_size": 64, "n_inner": 64, "d_ff": 64, "d_inner": 64, "ffn_dim": 64, "dim_ff": 64, "ffn_hidden_size": 64,
+    "decoder_ffn_dim": 64, "encoder_ffn_dim": 64, "intermediate_size_mlp": 64, "dense_intermediate_size": 64,
+    "feed_forward_proj_dim": 64, "intermediate_dim": 64, "mlp_intermediate_size": 64, "block_ff_dim": 64,
+    "moe_intermediate_size": 32, "expert_ffn_hidden_size": 32, "shared_expert_intermediate_size": 32,
+    "moe_shared_expert_intermediate_size": 32, "shared_intermediate_size": 32, "expert_intermediate_size": 32,
+    "expert_ffn_size": 32,
+    "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4, "decoder_attention_heads": 4,
+    "encoder_attention_heads": 4, "encoder_layers": 2, "num_encoder_layers": 2, "encoder_num_hidden_layers": 2,
+    "num_key_value_heads": 2, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2,
+    "num_global_key_value_heads": 2, "attention_heads": 4,
+    "head_dim": 16, "kv_channels": 16, "d_kv": 8, "attention_head_size": 16, "swa_head_dim": 16, "global_head_dim": 32,
+    "q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "qk_head_dim": 16,
+    "v_head_dim": 12, "rotary_dim": 4, "swa_v_head_dim": 12,
+    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_moe_experts": 4,
+    "zero_expert_num": 2, "num_experts_per_tok": 2, "num_experts_per_token": 2, "moe_topk": 2, "moe_k": 2,
+    "top_k_experts": 2, "experts_per_token": 2, "num_expert_group": 1, "n_group": 1, "topk_group": 1,
+    "n_shared_experts": 1, "moe_num_shared_experts": 1, "num_shared_experts": 1,
+    "sliding_window": 8, "window_size": 8, "attention_chunk_size": 8, "sliding_window_size": 8,
+    "first_k_dense_replace": 1, "num_dense_layers": 1, "moe_layer_start_index": 0, "num_kv_shared_layers": 1,
+    "max_position_embeddings": 512, "n_positions": 512, "max_seq_len": 512, "n_ctx": 512,
+    "index_topk": 16, "index_head_dim": 16, "index_n_heads": 2, "index_block_size": 4,
+    "image_token_id": 127, "image_token_index": 127, "audio_token_id": 126, "video_token_id": 126,
+    "boi_token_index": 125, "eoi_token_index": 124, "boi_token_id": 125, "eoi_token_id": 124, "eoa_token_id": 123,
+    "boa_token_id": 122, "eoa_token_index": 123, "vision_start_token_id": 121, "vision_end_token_id": 120,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "sep_token_id": 3,
+    "mask_token_id": 4,
+}  # fmt: skip
+
+
+def tiny_config(model_type: str, **options: Any) -> PreTrainedConfig:
+    """The configuration of a model type at tiny size.
+
+    Two layers; where the kinds of layers alternate (sliding and full attention, dense and experts), up to four, so
+    that each kind is there. A sliding window of 8 tokens, at most 4 experts. ``options`` are set last.
+    """
+    return _shrink(CONFIG_MAPPING[model_type](), options)
+
+
+def _shrink(default: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedConfig:
+    names = {alias: name for name, alias in (default.attribute_map or {}).items()}
+    given = {k: v for k, v in default.to_dict().items() if not k.startswith("_")}
+    changes: dict[str, Any] = {}
+    layers_name = (default.attribute_map or {}).get("num_hidden_layers", "num_hidden_layers")
+    total = given.get(layers_name)
+    picked = _pick_layers(given, total) if isinstance(total, int) else []
+    for name, value in given.items():
+        size = SIZES.get(name, SIZES.get(names.get(name, "")))
+        sub = getattr(default, name, None)
+        if isinstance(sub, PreTrainedConfig):
+            changes[name] = _shrink(sub, {})
+        elif name == layers_name and picked:
+            changes[name] = len(picked)
+        elif isinstance(value, list | tuple) and total and len(value) == total:
+            changes[name] = [min(v, size) if isinstance(v, int) and size else v for v in (value[i] for i in picked)]
+        elif isinstance(value, list) and name == "eos_token_id":
+            changes[name] = 2
+        elif size is not None and isinstance(value, int) and not isinstance(value, bool):
+            changes[name] = size if name.endswith(("_id", "_index", "vocab_size")) else min(value, size)
+        elif name.endswith(("token_id", "token_index")) and isinstance(value, int) and value > 127:
+            changes[name] = 119
+    heads = given.get("num_attention_heads")
+    if "num_key_value_heads" in changes and given["num_key_value_heads"] == heads:
+        changes["num_key_value_heads"] = 4
+    if hasattr(default, "is_decoder"):
+        changes["is_decoder"] = True
+    kept = {k: v for k, v in given.items() if k not in changes and k not in ("model_type", "transformers_version")}
+    for name in ("num_labels", "id2label", "label2id", "dtype", "architectures"):
+        kept.pop(name, None)
+    return type(default)(**copy.deepcopy(kept) | changes | options)
+
+
+def _pick_layers(given: dict[str, Any], total: int) -> list[int]:
+    """Two layers, or four where lists that hold one entry for each layer tell of several kinds."""
+    lists = [v for k, v in given.items() if isinstance(v, list | tuple) and len(v) == total]
+    kinds = [tuple(str(values[layer]) for values in lists) for layer in range(total)]
+    first = sorted({kind: kinds.index(kind) for kind in kinds}.values())
+    if len(first) == 1:
+        return [0, 1][:total]
+    picked = first[:4]
+    if len(picked) < 4:  # each kind once, then the last ones again
+        picked += [layer for layer in range(picked[-1] + 1, total)][: 4 - len(picked)]
+        picked += [layer for layer in range(total) if layer not in picked][: 4 - len(picked)]
+    return sorted(picked)
+
+
+def tiny_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """A random model, in float32 and on the CPU, that writes varied text: every parameter is drawn, biases too.
+
+    Embeddings are small beside what the layers add to them; a model whose output embedding is its input embedding
+    would otherwise repeat its last token for ever.
+    """
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    embeddings = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if any(parameter is embedding for embedding in embeddings):
+                parameter.normal_(std=0.02)
+            elif parameter.ndim >= 2:
+                parameter.normal_(std=2 * parameter.shape[-1] ** -0.5)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    return model
