@@ -6,12 +6,17 @@ import pytest
 import torch
 from conftest import SMALL, build, prompt_ids
 from transformers import (
+    DeepseekV3Config,
     DynamicCache,
     EncoderDecoderCache,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -250,6 +255,36 @@ def test_tensors_of_another_model_are_named(llama):
         tensors_to_cache(tensors, config(num_key_value_heads=4))
     with pytest.raises(ValueError, match="layer 0 has 2 heads of size 16; the configuration .llama. has 2 of size 8"):
         tensors_to_static(tensors, config(head_dim=8), 32)
+
+
+def test_layers_may_differ_in_shape_and_borrow_from_others():
+    config = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "head_dim": 8}
+    config |= {"num_hidden_layers": 3, "num_key_value_heads": 2, "sliding_window": WINDOW, "pad_token_id": 0}
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    wide = {"layer_types": [kinds[0], kinds[0], kinds[1]], "num_kv_shared_layers": 0, "global_head_dim": 16}
+    wide |= {"num_global_key_value_heads": 1, "attention_k_eq_v": True, "hidden_size_per_layer_input": 0}
+    borrowed = {"layer_types": kinds, "num_kv_shared_layers": 1, "intermediate_size": [64] * 3, "laurel_rank": 4}
+    borrowed |= {"hidden_size_per_layer_input": 4, "activation_sparsity_pattern": [0.0] * 3}
+    borrowed |= {"vocab_size_per_layer_input": 97}
+    for model, shapes in (
+        (build(Gemma4ForCausalLM, Gemma4TextConfig, **(config | wide)), [(2, 8), (2, 8), (1, 16)]),
+        (build(Gemma3nForCausalLM, Gemma3nTextConfig, **(config | borrowed)), [(2, 8), (2, 8)]),
+    ):
+        empty = empty_tensors(model.config)
+        assert [(t.shape[1], t.shape[3]) for t in empty[::2]] == shapes
+        cache, more = filled(model, 9, tensors_to_cache(empty_tensors(model.config, 2), model.config), more=7)
+        tensors = cache_to_tensors(cache)
+        assert len(tensors) == 2 * len(shapes)
+        assert_decodes_on_alike(model, tensors_to_static(tensors, model.config, 20), copy.deepcopy(cache), more)
+        assert_decodes_on_alike(model, tensors_to_cache(tensors, model.config), cache, more)
+
+
+def test_what_latent_attention_caches_is_converted_but_not_guessed():
+    config = DeepseekV3Config(num_hidden_layers=1)
+    tensors = [torch.zeros(1, 1, 4, 512), torch.zeros(1, 1, 4, 64)]
+    assert tensors_to_cache(tensors, config).get_seq_length() == 4
+    with pytest.raises(ValueError, match="deepseek_v3 caches latent vectors .kv_lora_rank=512., whose shape"):
+        empty_tensors(config)
 
 
 def test_bad_tensors_are_named(llama):

@@ -107,7 +107,7 @@ def free_run(model, **options):
         {"repetition_penalty": 1.2},
         {"repetition_penalty": 1.5},
         {"no_repeat_ngram_size": 2},
-        {"no_repeat_ngram_size": 3},
+        {"no_repeat_ngram_size": 1},
         {"bad_words_ids": True},
         {"repetition_penalty": 1.1, "no_repeat_ngram_size": 3, "bad_words_ids": True},
     ],

@@ -142,8 +142,19 @@ def tensors_to_legacy(tensors: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tens
 
 
 def kv_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
-    """``(layers, key/value heads, head size)`` of a decoder's cache, read off its configuration."""
+    """``(layers, key/value heads, head size)`` of a decoder's cache, read off its configuration.
+
+    Raises
+    ------
+    ValueError
+        If the model caches something else than its heads' keys and values (multi-head latent attention).
+    """
     config = config.get_text_config(decoder=True)
+    if getattr(config, "kv_lora_rank", None):
+        raise ValueError(
+            f"{config.model_type} caches latent vectors (kv_lora_rank={config.kv_lora_rank}), whose shape its "
+            "configuration does not tell: run the model once and see cache_to_tensors."
+        )
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None)
     if kv_heads is None:
@@ -168,8 +179,8 @@ def empty_tensors(
     list of torch.Tensor
         Two for each layer, ``[batch, key/value heads, length, head size]``.
     """
-    layers, heads, size = kv_shape(config)
-    return [torch.zeros(batch, heads, length, size, dtype=dtype, device=device) for _ in range(2 * layers)]
+    shapes = [(batch, heads, length, size) for heads, size in _layer_shapes(config)]
+    return [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes for _ in range(2)]
 
 
 def to_any(nested: Any, device_or_dtype: torch.device | torch.dtype | str) -> Any:
@@ -225,13 +236,19 @@ def _text_length(pairs: Sequence, layers: Sequence) -> int:
     return max(telling, default=0)
 
 
-def _check_heads(pairs: Sequence, config: PreTrainedConfig) -> None:
+def _layer_shapes(config: PreTrainedConfig) -> list[tuple[int, int]]:
+    """``(heads, head size)`` of each layer that keeps keys and values: layers may differ, or borrow another's."""
+    cache = DynamicCache(config=config)
+    own = {id(layer) for layer in kv_layers(cache)}
     config = config.get_text_config(decoder=True)
-    if hasattr(config, "kv_lora_rank"):
-        return  # multi-head latent attention: what is cached is not of the heads' size
-    each = list(getattr(config, "per_layer_config", None) or [config] * len(pairs))
-    for index, ((keys, _), layer_config) in enumerate(zip(pairs, each, strict=False)):
-        expected = kv_shape(layer_config)[1:]
+    each = getattr(config, "per_layer_config", None) or [config] * len(cache.layers)
+    return [kv_shape(c)[1:] for c, layer in zip(each, cache.layers, strict=False) if id(layer) in own]
+
+
+def _check_heads(pairs: Sequence, config: PreTrainedConfig) -> None:
+    if getattr(config.get_text_config(decoder=True), "kv_lora_rank", None):
+        return  # what is cached is not of the heads' size
+    for index, ((keys, _), expected) in enumerate(zip(pairs, _layer_shapes(config), strict=True)):
         if (keys.shape[1], keys.shape[3]) != expected:
             raise ValueError(
                 f"layer {index} has {keys.shape[1]} heads of size {keys.shape[3]}; the configuration "
