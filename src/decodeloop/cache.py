@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import Cache
+from transformers import DynamicCache, PreTrainedConfig, StaticCache
+from transformers.cache_utils import Cache, DynamicLayer
+
+from decodeloop.cache_layers import is_empty, kv_layers, read_layer, tokens_needed, write_layer
 
 
 def cache_to_tensors(cache: Cache | Sequence) -> list[torch.Tensor]:
@@ -21,7 +23,8 @@ def cache_to_tensors(cache: Cache | Sequence) -> list[torch.Tensor]:
     Parameters
     ----------
     cache : transformers Cache, or a sequence of ``(keys, values)`` pairs
-        A static cache gives the filled part of its buffers only.
+        The pairs are the legacy format, a tuple of tuples. A static cache gives the filled part of its buffers only,
+        a layer with a sliding window the tokens that it still holds.
 
     Returns
     -------
@@ -34,26 +37,13 @@ def cache_to_tensors(cache: Cache | Sequence) -> list[torch.Tensor]:
         If a layer holds nothing yet, or holds more than keys and values (a state-space layer, say).
     """
     if not isinstance(cache, Cache):
-        pairs = [tuple(pair)[:2] for pair in cache]
+        pairs = [_pair(item, index) for index, item in enumerate(cache)]
     else:
-        pairs = [_layer_tensors(layer, index) for index, layer in enumerate(cache.layers)]
+        pairs = [(None, None) if is_empty(layer) else read_layer(layer)[:2] for layer in kv_layers(cache)]
     for index, pair in enumerate(pairs):
-        if not all(isinstance(t, torch.Tensor) for t in pair):
+        if not all(isinstance(tensor, torch.Tensor) for tensor in pair):
             raise ValueError(f"layer {index} of the cache is empty: run the model once, or see empty_tensors.")
     return [tensor for pair in pairs for tensor in pair]
-
-
-def _layer_tensors(layer: Any, index: int) -> tuple:
-    if not hasattr(layer, "keys") or hasattr(layer, "conv_states"):
-        raise ValueError(
-            f"layer {index} of the cache is a {type(layer).__name__}: expected keys and values only, "
-            "as attention layers keep them."
-        )
-    filled = getattr(layer, "cumulative_length", None)
-    if isinstance(filled, torch.Tensor) and layer.is_initialized:  # static: the buffers are longer than the text
-        length = min(int(filled), layer.keys.shape[2])
-        return layer.keys[:, :, :length], layer.values[:, :, :length]
-    return layer.keys, layer.values
 
 
 def tensors_to_cache(
@@ -64,41 +54,112 @@ def tensors_to_cache(
     Parameters
     ----------
     tensors : sequence of torch.Tensor
-        Keys and values of each layer in turn, ``[batch, heads, length, head size]``.
+        Keys and values of each layer in turn, ``[batch, heads, length, head size]``; they are copied.
     config : transformers PreTrainedConfig, optional
         The model's. With it, layers with a sliding window become sliding layers; without, all layers keep everything.
     length : int, optional
-        How many tokens were decoded so far, where the tensors of a sliding layer hold fewer. Default: the longest.
+        How many tokens were decoded so far, ``int(cache.get_seq_length())``. Needed only where every layer has a
+        sliding window and every window is full: such tensors do not tell. Default: the longest.
 
     Raises
     ------
     ValueError
-        If the number of tensors is odd or is not twice the configuration's number of layers.
+        If the tensors cannot be such a model's cache: their number, their heads or their head size differ from the
+        configuration's, a layer holds too few tokens or too many, or the length cannot be known.
     """
-    if len(tensors) % 2:
-        raise ValueError(f"{len(tensors)} tensors: expected an even number, keys and values for each layer.")
+    pairs = tensors_to_legacy(tensors)
     cache = DynamicCache(config=config) if config is not None else DynamicCache()
-    if config is not None and len(cache.layers) != len(tensors) // 2:
+    if config is None:
+        cache.layers = [DynamicLayer() for _ in pairs]
+    layers = kv_layers(cache)
+    if len(layers) != len(pairs):
         raise ValueError(
-            f"{len(tensors)} tensors are {len(tensors) // 2} layers of keys and values; the configuration "
-            f"({config.model_type}) has {len(cache.layers)} layers. Do they belong to the same model?"
+            f"{len(tensors)} tensors are {len(pairs)} layers of keys and values; the configuration "
+            f"({config.model_type}) has {len(layers)} layers. Do they belong to the same model?"
         )
-    for layer in range(len(tensors) // 2):
-        cache.update(tensors[2 * layer], tensors[2 * layer + 1], layer)
-    length = max((t.shape[2] for t in tensors), default=0) if length is None else length
-    for layer in cache.layers:
-        if getattr(layer, "is_sliding", False):
-            layer.cumulative_length = length
+    if config is not None:
+        _check_heads(pairs, config)
+    length = _text_length(pairs, layers) if length is None else length
+    for index, (layer, (keys, values)) in enumerate(zip(layers, pairs, strict=True)):
+        held = keys.shape[2]
+        if not tokens_needed(layer, length) <= held <= length:
+            least = tokens_needed(layer, length)
+            expected = f"{length}" if least == length else f"{least} to {length}"
+            raise ValueError(f"layer {index} holds {held} tokens: expected {expected} after {length} tokens of text.")
+        write_layer(layer, keys.clone(), values.clone(), length)
     return cache
 
 
+def tensors_to_static(
+    tensors: Sequence[torch.Tensor], config: PreTrainedConfig, capacity: int, *, length: int | None = None
+) -> StaticCache:
+    """Fill a ``StaticCache`` from flat tensors, to decode on in buffers whose addresses do not change.
+
+    Parameters
+    ----------
+    tensors, config, length
+        As for :func:`tensors_to_cache`.
+    capacity : int
+        Tokens that the buffers hold in all, the text so far included.
+
+    Raises
+    ------
+    ValueError
+        As :func:`tensors_to_cache` does, and if the text is longer than the capacity.
+    """
+    source = tensors_to_cache(tensors, config, length=length)
+    length = source.get_seq_length()
+    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < max(length, 1):
+        raise ValueError(f"capacity={capacity!r}: expected an int of {max(length, 1)} or more, the text so far.")
+    cache = StaticCache(config=config, max_cache_len=capacity)
+    for layer, filled in zip(kv_layers(cache), kv_layers(source), strict=True):
+        write_layer(layer, *read_layer(filled))
+    return cache
+
+
+def tensors_to_legacy(tensors: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """The format of transformers before its cache classes: one pair ``(keys, values)`` for each layer, not copied.
+
+    :func:`cache_to_tensors` reads it back.
+
+    Raises
+    ------
+    ValueError
+        If the tensors are not keys and values of layers of one batch.
+    """
+    if len(tensors) % 2:
+        raise ValueError(f"{len(tensors)} tensors: expected an even number, keys and values for each layer.")
+    for index, tensor in enumerate(tensors):
+        partner = tensors[index - index % 2]
+        shape, expected = list(tensor.shape), [len(tensors[0]), *partner.shape[1:3]]
+        if tensor.ndim != 4 or shape[:3] != expected:
+            name = ("keys", "values")[index % 2]
+            raise ValueError(
+                f"the {name} of layer {index // 2} have shape {shape}: expected [batch, heads, length, head size], "
+                f"beginning with {expected}."
+            )
+    return tuple(zip(tensors[::2], tensors[1::2], strict=True))
+
+
 def kv_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
-    """``(layers, key/value heads, head size)`` of a decoder's cache, read off its configuration."""
+    """``(layers, key/value heads, head size)`` of a decoder's cache, read off its configuration.
+
+    Raises
+    ------
+    ValueError
+        If the model caches something else than its heads' keys and values (multi-head latent attention).
+    """
     config = config.get_text_config(decoder=True)
+    if getattr(config, "kv_lora_rank", None):
+        raise ValueError(
+            f"{config.model_type} caches latent vectors (kv_lora_rank={config.kv_lora_rank}), whose shape its "
+            "configuration does not tell: run the model once and see cache_to_tensors."
+        )
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None)
     if kv_heads is None:
-        kv_heads = 1 if getattr(config, "multi_query", False) else heads
+        shared = getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False)
+        kv_heads = 1 if shared else heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return config.num_hidden_layers, kv_heads, size
 
@@ -118,8 +179,8 @@ def empty_tensors(
     list of torch.Tensor
         Two for each layer, ``[batch, key/value heads, length, head size]``.
     """
-    layers, heads, size = kv_shape(config)
-    return [torch.zeros(batch, heads, length, size, dtype=dtype, device=device) for _ in range(2 * layers)]
+    shapes = [(batch, heads, length, size) for heads, size in _layer_shapes(config)]
+    return [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes for _ in range(2)]
 
 
 def to_any(nested: Any, device_or_dtype: torch.device | torch.dtype | str) -> Any:
@@ -151,6 +212,48 @@ def to_any(nested: Any, device_or_dtype: torch.device | torch.dtype | str) -> An
     if isinstance(nested, list | tuple | set):
         return type(nested)(to_any(item, device_or_dtype) for item in nested)
     return nested
+
+
+def _pair(item: Any, index: int) -> tuple:
+    """One layer of the legacy format; iterating a DynamicCache adds the window's size, or None, as a third."""
+    keys, values, *more = item
+    if any(isinstance(value, torch.Tensor) and value.ndim for value in more):
+        raise ValueError(f"layer {index} of the cache holds {len(item)} tensors: expected keys and values only.")
+    return keys, values
+
+
+def _text_length(pairs: Sequence, layers: Sequence) -> int:
+    """The length of the text whose keys these are: a layer tells, unless its window is exactly full."""
+    held = [keys.shape[2] for keys, _ in pairs]
+    telling = [
+        n for n, layer in zip(held, layers, strict=True) if not (layer.is_sliding and n == layer.sliding_window - 1)
+    ]
+    if held and not telling:
+        raise ValueError(
+            f"every layer has a sliding window and holds all the {max(held)} tokens it can: the text may be longer. "
+            "Give its length, int(cache.get_seq_length())."
+        )
+    return max(telling, default=0)
+
+
+def _layer_shapes(config: PreTrainedConfig) -> list[tuple[int, int]]:
+    """``(heads, head size)`` of each layer that keeps keys and values: layers may differ, or borrow another's."""
+    cache = DynamicCache(config=config)
+    own = {id(layer) for layer in kv_layers(cache)}
+    config = config.get_text_config(decoder=True)
+    each = getattr(config, "per_layer_config", None) or [config] * len(cache.layers)
+    return [kv_shape(c)[1:] for c, layer in zip(each, cache.layers, strict=False) if id(layer) in own]
+
+
+def _check_heads(pairs: Sequence, config: PreTrainedConfig) -> None:
+    if getattr(config.get_text_config(decoder=True), "kv_lora_rank", None):
+        return  # what is cached is not of the heads' size
+    for index, ((keys, _), expected) in enumerate(zip(pairs, _layer_shapes(config), strict=True)):
+        if (keys.shape[1], keys.shape[3]) != expected:
+            raise ValueError(
+                f"layer {index} has {keys.shape[1]} heads of size {keys.shape[3]}; the configuration "
+                f"({config.model_type}) has {expected[0]} of size {expected[1]}. Do they belong to the same model?"
+            )
 
 
 def _convert_cache(cache: Cache, device_or_dtype: torch.device | torch.dtype | str) -> Cache:

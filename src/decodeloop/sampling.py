@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from transformers import (
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from decodeloop.prompt import Prompt
 
 #: ``choose(tokens so far [batch, length], logits [batch, vocabulary]) -> next tokens [batch]``
 Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+_PADDING = 2**31 - 1  # stands for padding: no vocabulary has such a token
 
 
 def greedy(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -30,30 +39,52 @@ def greedy(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 class Sampler:
     """Draws the next token from the model's distribution, reshaped.
 
-    Processors apply in the order transformers' ``generate`` applies them: repetition penalty, temperature, top-k,
-    top-p, min-p. One uniform number per row then picks a token by the inverse of the cumulative distribution. The
-    number comes from a generator on the CPU, so a seed gives the same tokens on a CPU, on a GPU and through ONNX, as
-    long as the logits agree.
+    Processors apply in the order in which transformers' ``generate`` applies them: repetition penalty, n-grams, bad
+    words, end-of-sequence tokens that come too early, forced tokens; then, where tokens are drawn, temperature, top-k,
+    top-p, min-p, typical. One uniform number per row then picks a token by the inverse of the cumulative distribution.
+    The number comes from a generator on the CPU, so a seed gives the same tokens on a CPU, on a GPU and through ONNX,
+    as long as the logits agree. Padding counts for nothing: a row of a batch is treated as it is by itself.
 
     Parameters
     ----------
     temperature : float
         Logits are divided by it; above 0. Below 1 sharpens the distribution, above 1 flattens it.
     top_k : int
-        Keep the k most probable tokens; 0 keeps all.
+        Keep the k most probable tokens; 0 keeps all (Fan et al., 2018, arXiv:1805.04833).
     top_p : float
-        Keep the smallest set of tokens whose probability reaches top_p, in (0, 1].
+        Keep the smallest set of tokens whose probability reaches top_p, in (0, 1] (Holtzman et al., 2020,
+        arXiv:1904.09751).
     min_p : float
-        Keep tokens at least min_p times as probable as the most probable one, in [0, 1].
+        Keep tokens at least min_p times as probable as the most probable one, in [0, 1] (Nguyen et al., 2024,
+        arXiv:2407.01082).
     repetition_penalty : float
         Above 1 makes tokens of the prompt and the answer so far less likely (Keskar et al., 2019, arXiv:1909.05858).
-    seed : int, optional
-        The same seed gives the same tokens. Default: torch's global generator, so ``torch.manual_seed`` counts.
+    seed : int or sequence of int, optional
+        The same seed gives the same tokens. One int: the rows of a batch draw different numbers, in turn, from one
+        generator. A sequence: one seed per row, and a row gets the tokens that it gets alone with its seed. Default:
+        torch's global generator, so ``torch.manual_seed`` counts.
+    typical_p : float
+        Keep the tokens whose information is closest to the distribution's entropy, until their probability reaches
+        typical_p, in (0, 1] (Meister et al., 2023, arXiv:2202.00666).
+    no_repeat_ngram_size : int
+        No sequence of so many tokens comes twice, the prompt included; 0 is off (Paulus et al., 2018,
+        arXiv:1705.04304).
+    bad_words_ids : sequence of sequences of int
+        Sequences of token ids that the answer may not complete. As in transformers, a sequence that is nothing but an
+        end-of-sequence token has no effect: to go on regardless, decode with ``eos_token_id=None``.
+    forced_tokens : mapping of int to int
+        Step, counted from 0, to the token that comes there whatever the model says and whatever is banned.
+        ``dict(enumerate(ids))`` makes the answer begin with ``ids``.
+    min_new_tokens : int
+        No end-of-sequence token among the first so many.
+    do_sample : bool
+        False takes the most probable token instead of drawing one. Penalties, bans and forced tokens apply;
+        temperature, top-k, top-p, min-p, typical and the seed do not, as in ``generate``.
 
     Raises
     ------
     ValueError
-        If a parameter is out of its range.
+        If a parameter is out of its range. What only the model can tell is checked at the first step.
     """
 
     temperature: float = 1.0
@@ -61,48 +92,183 @@ class Sampler:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-    seed: int | None = None
+    seed: int | Sequence[int] | None = None
+    _: KW_ONLY
+    typical_p: float = 1.0
+    no_repeat_ngram_size: int = 0
+    bad_words_ids: Sequence[Sequence[int]] = ()
+    forced_tokens: Mapping[int, int] = field(default_factory=dict)
+    min_new_tokens: int = 0
+    do_sample: bool = True
 
     def __post_init__(self) -> None:
+        ids, words = "an int of 0 or more for each", self.bad_words_ids
+        seeds = self.seed if _is_sequence(self.seed) else [0 if self.seed is None else self.seed]
         checks = {
-            "temperature": (self.temperature > 0, "a number above 0; for the most probable token use greedy decoding"),
-            "top_k": (self.top_k >= 0 and int(self.top_k) == self.top_k, "an int of 0 (off) or more"),
-            "top_p": (0 < self.top_p <= 1, "a number above 0, up to 1 (off)"),
-            "min_p": (0 <= self.min_p <= 1, "a number from 0 (off) to 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "a number above 0; 1 is off"),
+            "temperature": (
+                _is_real(self.temperature) and self.temperature > 0,
+                "a number above 0; for the most probable token use greedy decoding",
+            ),
+            "top_k": (_is_count(self.top_k), "an int of 0 (off) or more"),
+            "top_p": (_is_real(self.top_p) and 0 < self.top_p <= 1, "a number above 0, up to 1 (off)"),
+            "min_p": (_is_real(self.min_p) and 0 <= self.min_p <= 1, "a number from 0 (off) to 1"),
+            "repetition_penalty": (
+                _is_real(self.repetition_penalty) and self.repetition_penalty > 0,
+                "a number above 0; 1 is off",
+            ),
+            "typical_p": (_is_real(self.typical_p) and 0 < self.typical_p <= 1, "a number above 0, up to 1 (off)"),
+            "no_repeat_ngram_size": (_is_count(self.no_repeat_ngram_size), "an int of 0 (off) or more"),
+            "bad_words_ids": (
+                _is_sequence(words) and all(_is_sequence(w) and len(w) and all(map(_is_count, w)) for w in words),
+                "a list of lists of token ids, such as [[12], [7, 9]], none of them empty",
+            ),
+            "forced_tokens": (
+                isinstance(self.forced_tokens, Mapping)
+                and all(map(_is_count, [*self.forced_tokens.keys(), *self.forced_tokens.values()])),
+                f"a mapping from step to token id, {ids}; dict(enumerate(ids)) forces a beginning",
+            ),
+            "min_new_tokens": (_is_count(self.min_new_tokens), "an int of 0 (off) or more"),
+            "do_sample": (isinstance(self.do_sample, bool), "True or False"),
+            "seed": (
+                all(_is_count(seed) and seed < 2**64 for seed in seeds),
+                "an int from 0 to 2**64 - 1, or one per row",
+            ),
         }
         for name, (good, expected) in checks.items():
             if not good:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}.")
 
-    def start(self, prompt: Prompt) -> Choose:
-        """A fresh chooser for one generation: the generator is seeded here."""
-        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
-        processors = self._processors()
-        # padding is not text: for the repetition penalty it repeats a token that the row already has
-        text = torch.where(prompt.attention_mask == 1, prompt.input_ids, prompt.input_ids[:, -1:])
+    def start(self, prompt: Prompt, eos_token_ids: Sequence[int] = ()) -> Chooser:
+        """A fresh chooser for one generation: the generator is seeded here.
 
-        def choose(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-            tokens = torch.cat([text.to(tokens.device), tokens[:, text.shape[1] :]], dim=-1)
-            scores = processors(tokens, logits.float())
-            cumulative = scores.double().softmax(-1).cumsum(-1)
-            uniform = torch.rand(len(scores), 1, dtype=torch.float64, generator=generator).to(scores.device)
-            # the first token whose cumulative probability exceeds the number: never one of probability 0
-            drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-            return drawn.squeeze(-1).clamp(max=scores.shape[-1] - 1)
+        Parameters
+        ----------
+        prompt : Prompt
+        eos_token_ids : sequence of int
+            What ends a row, for ``min_new_tokens``.
 
-        return choose
+        Raises
+        ------
+        ValueError
+            If there are seeds for another number of rows than the prompt's.
+        """
+        return Chooser(self, prompt, eos_token_ids)
 
-    def _processors(self) -> LogitsProcessorList:
-        processors = LogitsProcessorList()
-        if self.repetition_penalty != 1:
-            processors.append(RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)))
-        if self.temperature != 1:
-            processors.append(TemperatureLogitsWarper(float(self.temperature)))
-        if self.top_k:
-            processors.append(TopKLogitsWarper(int(self.top_k)))
-        if self.top_p < 1:
-            processors.append(TopPLogitsWarper(float(self.top_p)))
-        if self.min_p > 0:
-            processors.append(MinPLogitsWarper(float(self.min_p)))
-        return processors
+
+class Chooser:
+    """Chooses the tokens of one generation, made by :meth:`Sampler.start`: call it once a step, as a :data:`Choose`."""
+
+    def __init__(self, sampler: Sampler, prompt: Prompt, eos_token_ids: Sequence[int]) -> None:
+        rows, self.prompt_length = prompt.input_ids.shape
+        seed = sampler.seed
+        if _is_sequence(seed) and len(seed) != rows:
+            raise ValueError(
+                f"seed={seed!r} has {len(seed)} seeds and the prompt {rows} rows: expected one per row, or one int."
+            )
+        seeds = seed if _is_sequence(seed) else [] if seed is None else [seed]
+        self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
+        self.sampler = sampler
+        text = prompt.input_ids.masked_fill(prompt.attention_mask == 0, _PADDING)
+        # one column more, in every batch: some versions do not ban a sequence that begins with a text's first token
+        self.text = torch.nn.functional.pad(text, (1, 0), value=_PADDING)
+        self.processors = _processors(sampler, self.text, list(eos_token_ids))
+        self.warpers = _warpers(sampler) if sampler.do_sample else LogitsProcessorList()
+
+    def __call__(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        step = tokens.shape[1] - self.prompt_length
+        if step == 0:
+            _check_vocabulary(self.sampler, logits.shape[-1])
+        if step in self.sampler.forced_tokens:
+            return tokens.new_full((len(tokens),), self.sampler.forced_tokens[step])
+        scores = self.scores(tokens, logits)
+        best = scores.amax(-1)
+        if not bool(best.isfinite().all()):
+            row = int((~best.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"row {row} has no token to choose at step {step}, its best score is {best[row].item()}: either every "
+                "token is banned (bad_words_ids, no_repeat_ngram_size, min_new_tokens), or the model overflowed, which "
+                "a wider dtype cures."
+            )
+        return self._draw(scores) if self.sampler.do_sample else scores.argmax(-1)
+
+    def scores(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """The logits after all processors, float32 ``[batch, vocabulary]``; -inf for what may not come.
+
+        Forced tokens are not in it: they are no matter of scores.
+        """
+        scores = logits.float()
+        if self.processors:
+            vocabulary = scores.shape[-1]
+            text = torch.cat([self.text, tokens[:, self.prompt_length :]], dim=-1).clamp(max=vocabulary)
+            scores = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)  # a column for padding
+            scores = self.processors(text, scores)[:, :vocabulary]
+        return self.warpers(tokens, scores)
+
+    def _draw(self, scores: torch.Tensor) -> torch.Tensor:
+        if len(self.generators) > 1:
+            uniform = torch.cat([torch.rand(1, 1, dtype=torch.float64, generator=g) for g in self.generators])
+        else:
+            generator = self.generators[0] if self.generators else None
+            uniform = torch.rand(len(scores), 1, dtype=torch.float64, generator=generator)
+        cumulative = scores.double().softmax(-1).cumsum(-1)
+        # the first token whose cumulative probability exceeds the number: never one of probability 0
+        drawn = torch.searchsorted(cumulative, uniform.to(scores.device) * cumulative[:, -1:], right=True)
+        return drawn.squeeze(-1).clamp(max=scores.shape[-1] - 1)
+
+
+def _processors(sampler: Sampler, text: torch.Tensor, eos_token_ids: list[int]) -> LogitsProcessorList:
+    """What looks at the text so far, and holds for greedy decoding too."""
+    processors = LogitsProcessorList()
+    if sampler.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(float(sampler.repetition_penalty)))
+    if sampler.no_repeat_ngram_size:
+        processors.append(NoRepeatNGramLogitsProcessor(int(sampler.no_repeat_ngram_size)))
+    words = [[int(token) for token in word] for word in sampler.bad_words_ids]
+    words = [word for word in words if word not in [[token] for token in eos_token_ids]]
+    if words:
+        processors.append(NoBadWordsLogitsProcessor(words))
+    if sampler.min_new_tokens and eos_token_ids:
+        ends = torch.tensor(eos_token_ids, device=text.device)
+        processors.append(MinNewTokensLengthLogitsProcessor(text.shape[1], int(sampler.min_new_tokens), ends))
+    return processors
+
+
+def _warpers(sampler: Sampler) -> LogitsProcessorList:
+    """What reshapes a distribution to draw from."""
+    warpers = LogitsProcessorList()
+    if sampler.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(float(sampler.temperature)))
+    if sampler.top_k:
+        warpers.append(TopKLogitsWarper(int(sampler.top_k)))
+    if sampler.top_p < 1:
+        warpers.append(TopPLogitsWarper(float(sampler.top_p)))
+    if sampler.min_p > 0:
+        warpers.append(MinPLogitsWarper(float(sampler.min_p)))
+    if sampler.typical_p < 1:
+        warpers.append(TypicalLogitsWarper(float(sampler.typical_p)))
+    return warpers
+
+
+def _check_vocabulary(sampler: Sampler, size: int) -> None:
+    named = {
+        "bad_words_ids": [token for word in sampler.bad_words_ids for token in word],
+        "forced_tokens": list(sampler.forced_tokens.values()),
+    }
+    for name, tokens in named.items():
+        if tokens and max(tokens) >= size:
+            raise ValueError(
+                f"{name} holds token id {max(tokens)}: expected 0 to {size - 1}, the model's vocabulary. "
+                "Was the text tokenised with another model's tokenizer?"
+            )
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 0
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
