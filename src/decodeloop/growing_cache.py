@@ -1,82 +1,113 @@
-"""The buffers of a cache that grows by each step, outside of the graph that reads and writes them."""
+"""A cache that each step makes one longer: two sets of buffers, past and present by turns."""
 
 from __future__ import annotations
 
 import torch
 
-from decodeloop.onnx_file import TYPES
+from decodeloop.prompt import Prompt
+from decodeloop.runner import Runner
 
 
 class GrowingCache:
-    """Two sets of flat buffers, past and present by turns. A present tensor is one step longer than its past."""
+    """Steps of a graph whose ``present`` is its ``past`` with the new positions behind.
 
-    def __init__(self, inputs: dict, outputs: dict, device: torch.device, capacity: int) -> None:
-        self.names = [name for name in inputs if name.startswith("past_key_values.")]
-        self.shapes = {name: inputs[name].shape for name in self.names}  # [batch, heads, length, head size]
-        self.dtypes = {name: TYPES[inputs[name].type][0] for name in self.names}
-        self.device, self.positions = device, capacity  # positions: of all rows together
+    The buffers are flat: a step binds the front part of one set as its past, and of the other, one step longer, as its
+    present. Then the two change places.
+    """
+
+    def __init__(self, runner: Runner, vocab_size: int, capacity: int) -> None:
+        self.runner, self.vocab_size = runner, vocab_size
+        self.shapes = cache_shapes(runner)
+        self.positions = capacity  # of all rows together
         self.past, self.present = self._allocate(), self._allocate()
 
-    def start(self, batch: int, capacity: int) -> None:
-        """Forget the text; make room for ``capacity`` positions of ``batch`` rows."""
-        self.rows, self.length = batch, 0
-        if batch * capacity > self.positions:
-            self.positions = batch * capacity
+    def start(self, prompt: Prompt, capacity: int) -> None:
+        """Forget the text; make room for ``capacity`` positions of the prompt's rows."""
+        self.prompt, self.rows, self.length = prompt, len(prompt.input_ids), 0
+        if self.rows * capacity > self.positions:
+            self.positions = self.rows * capacity
             self.past = self.present = {}  # let go of the old buffers before asking for new ones
             self.past, self.present = self._allocate(), self._allocate()
 
-    def advance(self, length: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """The views to bind for a step of ``length`` new positions: ``(past, present)``, by graph name."""
-        past = {name: self._view(self.past, name, self.length) for name in self.names}
-        self.length += length
-        present = {present_name(name): self._view(self.present, name, self.length) for name in self.names}
-        self.past, self.present = self.present, self.past
-        return past, present
-
     def load(self, tensors: list[torch.Tensor]) -> None:
-        """Fill the cache with flat tensors ``[batch, heads, length, head size]``, copied.
+        """Fill the cache with flat tensors, copied."""
+        self.length = check_tensors(tensors, self.shapes, self.rows)
+        for name, tensor in zip(self.shapes, tensors, strict=True):
+            self._view(self.past, name).copy_(tensor)
 
-        Raises
-        ------
-        ValueError
-            If they are not this graph's: another number of layers, heads or rows, or another head size.
-        """
-        expected = [(self.rows, self.shapes[name][1], self.shapes[name][3]) for name in self.names]
-        got = [(t.shape[0], t.shape[1], t.shape[3]) for t in tensors]
-        if got != expected or len({t.shape[2] for t in tensors}) != 1:
-            raise ValueError(
-                f"past_key_values has {len(got) // 2} layers of (rows, heads, head size) {got[:1]} and lengths "
-                f"{sorted({t.shape[2] for t in tensors})}; this graph expects {len(expected) // 2} layers of "
-                f"{expected[:1]}, all of one length. Is it the cache of another model?"
-            )
-        self.length = tensors[0].shape[2]
-        for name, tensor in zip(self.names, tensors, strict=True):
-            self._view(self.past, name, self.length).copy_(tensor)
+    def read(self, tokens: torch.Tensor, every: bool) -> torch.Tensor:
+        """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``."""
+        runner, new = self.runner, tokens.shape[1]
+        past = {name: self._view(self.past, name) for name in self.shapes}
+        self.length += new
+        present = {present_name(name): self._view(self.present, name) for name in self.shapes}
+        given = {
+            "input_ids": tokens,
+            "attention_mask": self.prompt.mask(self.length),
+            "position_ids": self.prompt.positions(self.length, new),
+        }
+        given = {name: given[name].to(runner.dtype(name)).contiguous() for name in given if name in runner.inputs}
+        logits = empty_logits(runner, self.rows, new, self.vocab_size)
+        runner.run(runner.bind(given | past, {"logits": logits} | present))
+        self.past, self.present, self.feeds = self.present, self.past, given | past
+        return logits
 
     def rewind(self, count: int) -> None:
         """Forget the last ``count`` positions: each head's text lies in one piece, so the rest has to be moved."""
         if count:
             kept = [tensor[:, :, : self.length - count] for tensor in self.tensors()]
             self.length -= count
-            for name, tensor in zip(self.names, kept, strict=True):
-                self._view(self.present, name, self.length).copy_(tensor)
+            for name, tensor in zip(self.shapes, kept, strict=True):
+                self._view(self.present, name).copy_(tensor)
             self.past, self.present = self.present, self.past
 
     def tensors(self) -> list[torch.Tensor]:
-        """Views of the filled part, flat."""
-        return [self._view(self.past, name, self.length) for name in self.names]
+        """Views of the filled part, flat, each ``[batch, heads, length, head size]``."""
+        return [self._view(self.past, name) for name in self.shapes]
 
     def _allocate(self) -> dict[str, torch.Tensor]:
+        where = {"device": self.runner.device}
         return {
-            name: torch.empty(self.positions * shape[1] * shape[3], dtype=self.dtypes[name], device=self.device)
-            for name, shape in self.shapes.items()
+            name: torch.empty(self.positions * heads * size, dtype=self.runner.dtype(name), **where)
+            for name, (heads, size) in self.shapes.items()
         }
 
-    def _view(self, buffers: dict[str, torch.Tensor], name: str, length: int) -> torch.Tensor:
-        shape = (self.rows, self.shapes[name][1], length, self.shapes[name][3])
-        return buffers[name][: shape[0] * shape[1] * shape[2] * shape[3]].view(shape)
+    def _view(self, buffers: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+        heads, size = self.shapes[name]
+        return buffers[name][: self.rows * heads * self.length * size].view(self.rows, heads, self.length, size)
+
+
+def cache_shapes(runner: Runner) -> dict[str, tuple[int, int]]:
+    """Name of each cache input to its (heads, head size), in the order of the graph."""
+    return {n: (i.shape[1], i.shape[3]) for n, i in runner.inputs.items() if n.startswith("past_key_values.")}
 
 
 def present_name(name: str) -> str:
     """The output that belongs to a cache input: ``past_key_values.0.key`` gives ``present.0.key``."""
     return name.replace("past_key_values.", "present.")
+
+
+def empty_logits(runner: Runner, rows: int, new: int, vocab_size: int) -> torch.Tensor:
+    """What a step's logits are written to: ``[rows, new, vocabulary]``, or one position where the graph gives one."""
+    positions = 1 if runner.outputs["logits"].shape[1] == 1 else new
+    return torch.empty(rows, positions, vocab_size, dtype=runner.dtype("logits"), device=runner.device)
+
+
+def check_tensors(tensors: list[torch.Tensor], shapes: dict[str, tuple[int, int]], rows: int) -> int:
+    """The length of flat tensors that fit a graph's cache.
+
+    Raises
+    ------
+    ValueError
+        If they do not: another number of layers, heads or rows, or another head size.
+    """
+    expected = [(rows, heads, size) for heads, size in shapes.values()]
+    got = [(t.shape[0], t.shape[1], t.shape[3]) for t in tensors]
+    lengths = sorted({t.shape[2] for t in tensors})
+    if got != expected or len(lengths) != 1:
+        raise ValueError(
+            f"past_key_values has {len(got) // 2} layers of (rows, heads, head size) {got[:1]} and lengths {lengths}; "
+            f"this graph expects {len(expected) // 2} layers of {expected[:1]}, all of one length. Is it the cache of "
+            "another model?"
+        )
+    return lengths[0]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
@@ -67,11 +66,17 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         yield from walk(function.node, [])
 
 
-def model_facts(session: onnxruntime.InferenceSession, path: Path) -> tuple[PreTrainedConfig | None, Any, Any]:
+def graph_facts(path: Path) -> dict[str, Any]:
+    """What our export wrote into the graph's metadata: configuration, special tokens, exporter. Else empty."""
+    for entry in onnx.load(path, load_external_data=False).metadata_props:
+        if entry.key == METADATA:
+            return json.loads(entry.value)
+    return {}
+
+
+def model_facts(facts: dict[str, Any], path: Path) -> tuple[PreTrainedConfig | None, Any, Any]:
     """Configuration, end-of-sequence ids and padding id: from the graph's metadata, else from the files beside it."""
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
-    if text:
-        facts = json.loads(text)
+    if facts:
         return AutoConfig.for_model(**facts["config"]), facts["eos_token_id"], facts["pad_token_id"]
     if not (path.parent / "config.json").exists():
         return None, None, None

@@ -1,0 +1,121 @@
+"""A session on a device: buffers bound by address, run on a stream of its own, replayed as a CUDA graph where asked."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import onnxruntime
+import torch
+
+from decodeloop.models import pick_device
+from decodeloop.onnx_file import TYPES
+
+
+class Runner:
+    """One ONNX Runtime session on one device.
+
+    Parameters
+    ----------
+    path : path
+    device : str or torch.device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``, as :class:`decodeloop.OnnxDecoder` takes it.
+    session_options : onnxruntime.SessionOptions, optional
+    cuda_graphs : bool
+        Whether runs may be captured; only on CUDA.
+
+    Raises
+    ------
+    ValueError
+        If the device is not there, for torch or for onnxruntime.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        device: torch.device | str,
+        session_options: onnxruntime.SessionOptions | None = None,
+        cuda_graphs: bool = False,
+    ) -> None:
+        self.device = _pick(device)
+        on_gpu = self.device.type == "cuda"
+        self.cuda_graphs = cuda_graphs and on_gpu
+        self.stream = torch.cuda.Stream(self.device) if on_gpu else None
+        self.session = self._open(str(path), session_options)
+        self.inputs = {i.name: i for i in self.session.get_inputs()}
+        self.outputs = {o.name: o for o in self.session.get_outputs()}
+        self._eager, self._graphs = _run_options(-1 if self.cuda_graphs else None), 0
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The element type of an input or output, as torch's."""
+        return TYPES[(self.inputs.get(name) or self.outputs[name]).type][0]
+
+    def bind(self, inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> onnxruntime.IOBinding:
+        """Bind tensors by address: they must be contiguous, and live as long as the binding is run."""
+        binding = self.session.io_binding()
+        for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+            for name, tensor in tensors.items():
+                number = next(number for dtype, number in TYPES.values() if dtype == tensor.dtype)
+                where = tensor.device.type, tensor.device.index or 0
+                bind(name, *where, number, tuple(tensor.shape), tensor.data_ptr())
+        return binding
+
+    def run(self, binding: onnxruntime.IOBinding, options: onnxruntime.RunOptions | None = None) -> None:
+        """Run once. On CUDA this only queues the work: in order with torch's current stream, before and after."""
+        if self.stream is None:
+            self.session.run_with_iobinding(binding)
+            return
+        torch_stream = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(torch_stream)
+        self.session.run_with_iobinding(binding, options or self._eager)
+        torch_stream.wait_stream(self.stream)
+
+    def graph(self) -> onnxruntime.RunOptions:
+        """Options of a run that is captured the first time and replayed afterwards: always with the same binding."""
+        if not self.cuda_graphs:
+            return self._eager
+        self._graphs += 1
+        return _run_options(self._graphs)
+
+    def _open(self, path: str, session_options: onnxruntime.SessionOptions | None) -> onnxruntime.InferenceSession:
+        options = session_options or onnxruntime.SessionOptions()
+        if session_options is None:
+            options.log_severity_level = 3  # its remarks on node placement go past Python's stderr
+        providers: list = ["CPUExecutionProvider"]
+        if self.stream is not None:
+            cuda = {
+                "device_id": str(self.device.index or 0),
+                "user_compute_stream": str(self.stream.cuda_stream),
+                "use_tf32": "0",  # float32 means float32, as it does in torch by default
+                "enable_cuda_graph": str(int(self.cuda_graphs)),
+            }
+            providers.insert(0, ("CUDAExecutionProvider", cuda))
+        onnxruntime.set_default_logger_severity(3)  # no plugin for CUDA is no news: the provider is built in
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=providers)
+        finally:
+            onnxruntime.set_default_logger_severity(2)  # onnxruntime's own default
+        wanted = "CUDAExecutionProvider" if self.stream is not None else "CPUExecutionProvider"
+        if session.get_providers()[0] != wanted:
+            raise ValueError(f"asked for {wanted}, and onnxruntime fell back to {session.get_providers()}.")
+        return session
+
+
+def _run_options(graph_id: int | None) -> onnxruntime.RunOptions:
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    if graph_id is not None:
+        options.add_run_config_entry("gpu_graph_id", str(graph_id))  # -1: not captured
+    return options
+
+
+def _pick(device: Any) -> torch.device:
+    picked = pick_device(device)
+    if picked.type == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        lacking = f"onnxruntime {onnxruntime.__version__} has no CUDA provider: pip install 'decodeloop[cuda]'"
+        if device != "auto":
+            raise ValueError(f"device={str(device)!r}: {lacking}.")
+        warnings.warn(f"torch sees a GPU, but {lacking}. Running on the CPU.", stacklevel=4)
+        return torch.device("cpu")
+    return picked
