@@ -50,12 +50,18 @@ def llama_graph(llama, tmp_path_factory):
     return decodeloop.export_onnx(llama, tmp_path_factory.mktemp("llama") / "model.onnx", logits="last")
 
 
-@pytest.fixture(params=["torch", "onnx"])
-def decoder(request, phi, phi_graph):
-    """``generate(input_ids, **options)`` of both loops, over the same weights."""
+@pytest.fixture(scope="session")
+def phi_shared(phi, tmp_path_factory):
+    """The report of phi's export with a shared cache."""
+    return decodeloop.export_onnx(phi, tmp_path_factory.mktemp("phi-gqa") / "model.onnx", exporter="gqa")
+
+
+@pytest.fixture(params=["torch", "onnx", "gqa"])
+def decoder(request, phi, phi_graph, phi_shared):
+    """``generate(input_ids, **options)`` of all loops, over the same weights."""
     if request.param == "torch":
         return lambda input_ids, **options: decodeloop.generate(phi, input_ids, **options)
-    return decodeloop.OnnxDecoder(phi_graph.path, device="cpu").generate
+    return decodeloop.OnnxDecoder({"onnx": phi_graph, "gqa": phi_shared}[request.param].path, device="cpu").generate
 
 
 def prompt_ids(batch, length, seed=0):

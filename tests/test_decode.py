@@ -16,12 +16,9 @@ def bundled():
     return decodeloop.load(device="cpu")
 
 
-@pytest.fixture(params=["torch", "onnx"])
-def run(request, phi, phi_graph):
-    """A fresh decoder's ``generate(input_ids, **options)``."""
-    if request.param == "torch":
-        return lambda ids, **options: decodeloop.generate(phi, ids, **options)
-    return OnnxDecoder(phi_graph.path, device="cpu").generate
+@pytest.fixture
+def run(decoder):
+    return decoder
 
 
 # Lengths and stop strings

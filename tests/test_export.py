@@ -93,7 +93,7 @@ def test_bad_arguments_are_named_and_leave_nothing_behind(phi, tmp_path):
         export_onnx(phi, tmp_path / "missing" / "model.onnx")
     with pytest.raises(ValueError, match="is a directory: expected a file name"):
         export_onnx(phi, tmp_path)
-    with pytest.raises(ValueError, match="exporter='nosuch': expected one of 'dynamo'"):
+    with pytest.raises(ValueError, match="exporter='nosuch': expected one of 'dynamo', 'gqa'"):
         export_onnx(phi, tmp_path / "model.onnx", exporter="nosuch")
     with pytest.raises(ValueError, match="logits='some'"):
         export_onnx(phi, tmp_path / "model.onnx", logits="some")

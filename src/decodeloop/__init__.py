@@ -1,6 +1,13 @@
 """decodeloop: decode loops for large language models, on PyTorch and on ONNX Runtime."""
 
-from decodeloop.cache import cache_to_tensors, empty_tensors, tensors_to_cache, to_any
+from decodeloop.cache import (
+    cache_to_tensors,
+    empty_tensors,
+    tensors_to_cache,
+    tensors_to_legacy,
+    tensors_to_static,
+    to_any,
+)
 from decodeloop.describe import max_diff, string_diff, string_type
 from decodeloop.export import ExportReport, export_onnx
 from decodeloop.flat_decoder import export_inputs
@@ -9,6 +16,7 @@ from decodeloop.loops import generate, stream
 from decodeloop.models import LoadedModel, get_weight_type, load, unit_test_going
 from decodeloop.onnx_loops import OnnxDecoder, onnx_generate
 from decodeloop.provenance import Provenance, provenance
+from decodeloop.rewind import crop_cache
 from decodeloop.sampling import Sampler
 from decodeloop.timing import (
     GenerationTiming,
@@ -32,6 +40,7 @@ __all__ = [
     "Timing",
     "VerifyReport",
     "cache_to_tensors",
+    "crop_cache",
     "empty_tensors",
     "export_inputs",
     "export_onnx",
@@ -50,6 +59,8 @@ __all__ = [
     "string_diff",
     "string_type",
     "tensors_to_cache",
+    "tensors_to_legacy",
+    "tensors_to_static",
     "to_any",
     "unit_test_going",
     "verify",

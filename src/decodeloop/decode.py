@@ -118,7 +118,7 @@ def decode(
     prompt = check_prompt(input_ids, attention_mask, max_new_tokens=max_new_tokens, **limits).to(engine.device)
     stop = stopping(engine, eos_token_id, pad_token_id, stop_strings, tokenizer)
     if lookup is None:
-        choose = greedy if sampler is None else sampler.start(prompt)
+        choose = greedy if sampler is None else sampler.start(prompt, stop.eos_token_ids)
         steps = _one_by_one(engine, prompt, max_new_tokens, stop, choose, past_key_values)
     else:
         _check_lookup(prompt, sampler)

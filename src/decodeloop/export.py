@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -18,12 +19,13 @@ import torch
 from transformers import PreTrainedModel
 
 from decodeloop.flat_decoder import FlatDecoder, export_inputs, exportable, filled_layers, flat_tensors, one_line
+from decodeloop.gqa import GqaDecoder, gqa_attentions, gqa_inputs
 from decodeloop.models import get_weight_type
 from decodeloop.onnx_file import METADATA
 from decodeloop.onnx_ops import TRANSLATIONS
 
-EXPORTERS = ("dynamo",)
-OPSET = 20  # every operator of the graphs exists in it, and all current runtimes read it
+EXPORTERS = ("dynamo", "gqa")
+OPSETS = {"dynamo": 20, "gqa": 21}  # all current runtimes read 20; 21 has the operators that gqa asks for by name
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,10 @@ def export_onnx(
     path : str or path
         The file to write, in an existing folder; the weights go beside it, to ``<path>.data``.
     exporter : str
-        ``"dynamo"``: ``torch.onnx.export`` on the plain model, for any ONNX runtime.
+        ``"dynamo"``: ``torch.onnx.export`` on the plain model, for any ONNX runtime. ``"gqa"``: the same, with each
+        layer's attention as one ``com.microsoft::GroupQueryAttention`` over a cache of fixed capacity, which past and
+        present share: for onnxruntime, the faster one. There, ``past`` is ``capacity``, ``present`` is the same
+        buffer, and rows are padded on the right, which :class:`decodeloop.OnnxDecoder` takes care of.
     logits : str
         ``"all"``: the logits of every position of ``input_ids``; ``"last"``: of the last one only, ``[batch, 1,
         vocabulary]``, which is all that decoding needs.
@@ -108,35 +113,41 @@ def export_onnx(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist.")
     started = time.perf_counter()
-    program = _trace(model, last_only=logits == "last")
+    program = _trace(model, exporter, last_only=logits == "last")
     program.model.metadata_props[METADATA] = _metadata(model, exporter)
     _save(program, path)
     return _report(path, exporter, time.perf_counter() - started)
 
 
-def _trace(model: PreTrainedModel, last_only: bool) -> torch.onnx.ONNXProgram:
+def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> torch.onnx.ONNXProgram:
     inputs, dynamic_shapes = export_inputs(model)
     layers = filled_layers(inputs["past_key_values"])
-    inputs["past_key_values"] = flat_tensors(inputs["past_key_values"])
+    if exporter == "gqa":
+        inputs, dynamic_shapes = gqa_inputs(model, inputs)
+        decoder, attentions = GqaDecoder(model, last_only), gqa_attentions
+    else:
+        inputs["past_key_values"] = flat_tensors(inputs["past_key_values"])
+        decoder, attentions = FlatDecoder(model, layers, last_only), contextlib.nullcontext
     pairs = [f"{layer}.{name}" for layer in layers for name in ("key", "value")]
     names = [name for name in inputs if name != "past_key_values"]
     if "position_ids" not in inputs:
         inputs["position_ids"] = dynamic_shapes["position_ids"] = None
-    with _quiet(), exportable(model):
+    with _quiet(), exportable(model), attentions(model):
         try:
             return torch.onnx.export(
-                FlatDecoder(model, layers, last_only),
+                decoder,
                 kwargs=inputs,
                 dynamic_shapes=dynamic_shapes,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=OPSETS[exporter],
                 input_names=[*names, *(f"past_key_values.{pair}" for pair in pairs)],
                 output_names=["logits", *(f"present.{pair}" for pair in pairs)],
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise ValueError(f"{type(model).__name__} cannot be exported: {one_line(error)}") from error
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
+            hint = '; exporter="dynamo" takes more models' if exporter == "gqa" else ""
+            raise ValueError(f"{type(model).__name__} cannot be exported: {one_line(error)}{hint}.") from error
 
 
 class _quiet(warnings.catch_warnings):

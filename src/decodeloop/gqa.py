@@ -175,7 +175,9 @@ def gqa_inputs(model: PreTrainedModel, example: dict[str, Any]) -> tuple[dict[st
         If the model takes no position ids, so that it finds positions in another way than this export can give.
     """
     if "position_ids" not in example:
-        raise ValueError("it takes no position ids")
+        raise ValueError(
+            f'{type(model).__name__} takes no position ids, which this export must give: use exporter="dynamo".'
+        )
     capacity = 16
     buffers = [
         tensor.new_zeros(*tensor.shape[:2], capacity, tensor.shape[3])
