@@ -15,12 +15,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.float16], ids=["float32", "float16"])
+@pytest.fixture(scope="module", params=["dynamo float32", "dynamo float16", "gqa float16"])
 def pair(request, llama, tmp_path_factory):
     """A model on the GPU and its graph."""
-    model = copy.deepcopy(llama).to("cuda", request.param)
-    report = decodeloop.export_onnx(model, tmp_path_factory.mktemp("gpu") / "model.onnx")
-    return model, decodeloop.OnnxDecoder(report.path, device="cuda")
+    exporter, dtype = request.param.split()
+    model = copy.deepcopy(llama).to("cuda", getattr(torch, dtype))
+    report = decodeloop.export_onnx(model, tmp_path_factory.mktemp("gpu") / "model.onnx", exporter=exporter)
+    return model, decodeloop.OnnxDecoder(report.path, device="cuda", cuda_graph=exporter == "gqa" or "auto")
 
 
 def test_the_cuda_provider_runs(pair):

@@ -77,7 +77,7 @@ class OnnxDecoder:
                 f"cuda_graph=True: the cache of {self.path.name} grows, and a captured graph cannot. Export the model "
                 'with exporter="gqa", or leave cuda_graph="auto".'
             )
-        self._runner = Runner(self.path, device, session_options, cuda_graphs=shared and bool(cuda_graph))
+        self._runner = Runner(self.path, device, session_options, cuda_graphs=shared and cuda_graph)
         self.session, self.device = self._runner.session, self._runner.device
         self.providers = self.session.get_providers()
         self._check_signature(self._runner.inputs, self._runner.outputs)

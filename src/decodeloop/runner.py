@@ -22,8 +22,8 @@ class Runner:
     device : str or torch.device
         ``"auto"``, ``"cpu"`` or ``"cuda"``, as :class:`decodeloop.OnnxDecoder` takes it.
     session_options : onnxruntime.SessionOptions, optional
-    cuda_graphs : bool
-        Whether runs may be captured; only on CUDA.
+    cuda_graphs : bool or "auto"
+        Whether runs may be captured; only on CUDA. ``"auto"`` goes on without, and warns, where that fails.
 
     Raises
     ------
@@ -36,11 +36,11 @@ class Runner:
         path: str | os.PathLike,
         device: torch.device | str,
         session_options: onnxruntime.SessionOptions | None = None,
-        cuda_graphs: bool = False,
+        cuda_graphs: bool | str = False,
     ) -> None:
         self.device = _pick(device)
         on_gpu = self.device.type == "cuda"
-        self.cuda_graphs = cuda_graphs and on_gpu
+        self.cuda_graphs = on_gpu and cuda_graphs
         self.stream = torch.cuda.Stream(self.device) if on_gpu else None
         self.session = self._open(str(path), session_options)
         self.inputs = {i.name: i for i in self.session.get_inputs()}
@@ -71,12 +71,27 @@ class Runner:
         self.session.run_with_iobinding(binding, options or self._eager)
         torch_stream.wait_stream(self.stream)
 
-    def graph(self) -> onnxruntime.RunOptions:
-        """Options of a run that is captured the first time and replayed afterwards: always with the same binding."""
-        if not self.cuda_graphs:
-            return self._eager
-        self._graphs += 1
-        return _run_options(self._graphs)
+    def capture(self, binding: onnxruntime.IOBinding) -> onnxruntime.RunOptions:
+        """Run a binding once; the options with which it is replayed from then on, as a CUDA graph where there are any.
+
+        While it is captured, the graph runs more than once: what it writes must not depend on how often.
+        """
+        if self.cuda_graphs:
+            self._graphs += 1
+            options = _run_options(self._graphs)
+            try:
+                self.run(binding, options)
+                return options
+            except Exception as error:  # onnxruntime's own exceptions share no public base
+                if self.cuda_graphs != "auto":
+                    raise
+                self.cuda_graphs = False
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(
+                    f"no CUDA graph could be captured, so steps are launched one by one: {reason}", stacklevel=2
+                )
+        self.run(binding)
+        return self._eager
 
     def _open(self, path: str, session_options: onnxruntime.SessionOptions | None) -> onnxruntime.InferenceSession:
         options = session_options or onnxruntime.SessionOptions()
@@ -88,7 +103,7 @@ class Runner:
                 "device_id": str(self.device.index or 0),
                 "user_compute_stream": str(self.stream.cuda_stream),
                 "use_tf32": "0",  # float32 means float32, as it does in torch by default
-                "enable_cuda_graph": str(int(self.cuda_graphs)),
+                "enable_cuda_graph": str(int(bool(self.cuda_graphs))),
             }
             providers.insert(0, ("CUDAExecutionProvider", cuda))
         onnxruntime.set_default_logger_severity(3)  # no plugin for CUDA is no news: the provider is built in

@@ -117,7 +117,7 @@ class DecodeStep:
         }
         present = {present_name(name): tensor for name, tensor in self.cache.items()}
         self.binding = runner.bind(self.inputs, {"logits": self.logits} | present)
-        self.options = runner.graph()
+        self.options = None
 
     def set_lengths(self, lengths: torch.Tensor) -> None:
         """How many positions each row has, ``[rows]``."""
@@ -129,5 +129,8 @@ class DecodeStep:
         self.tokens.copy_(tokens)
         self.positions.add_(1)
         self.mask.scatter_(1, self.positions, 1)
-        self.runner.run(self.binding, self.options)
+        if self.options is None:
+            self.options = self.runner.capture(self.binding)
+        else:
+            self.runner.run(self.binding, self.options)
         return self.logits
