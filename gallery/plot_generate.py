@@ -286,10 +286,10 @@ plot(df, f"{loaded.name} model, {new_tokens} tokens, {model.device.type}")
 if torch.cuda.is_available():
     name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
     try:
-        large = decodeloop.load(name)
+        large = decodeloop.load(name, dtype=model.dtype)
     except OSError as error:
         print(error)
-        large = decodeloop.load(name, random_weights=True)
+        large = decodeloop.load(name, dtype=model.dtype, random_weights=True)
     ids = large.tokenizer(prompt, return_tensors="pt").input_ids
     ids = ids.to(large.model.device)
     path = Path(folder.name) / "large.onnx"

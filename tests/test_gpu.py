@@ -15,12 +15,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=["dynamo float32", "dynamo float16", "gqa float16"])
+@pytest.fixture(
+    scope="module", params=["dynamo float32 all", "dynamo float16 last", "gqa float16 all", "gqa float16 last"]
+)
 def pair(request, llama, tmp_path_factory):
     """A model on the GPU and its graph."""
-    exporter, dtype = request.param.split()
+    exporter, dtype, logits = request.param.split()
     model = copy.deepcopy(llama).to("cuda", getattr(torch, dtype))
-    report = decodeloop.export_onnx(model, tmp_path_factory.mktemp("gpu") / "model.onnx", exporter=exporter)
+    report = decodeloop.export_onnx(
+        model, tmp_path_factory.mktemp("gpu") / "model.onnx", exporter=exporter, logits=logits
+    )
     return model, decodeloop.OnnxDecoder(report.path, device="cuda", cuda_graph=exporter == "gqa" or "auto")
 
 
@@ -65,3 +69,8 @@ def test_many_requests_in_a_row_do_not_disturb_each_other(pair):
 def test_dtype_auto_is_the_checkpoints_own():
     assert decodeloop.load().model.dtype == torch.float16
     assert decodeloop.load().model.device.type == "cuda"
+
+
+def test_a_shared_cache_in_float32_is_refused(phi_shared):
+    with pytest.raises(ValueError, match="is in float32, for which GroupQueryAttention has no CUDA"):
+        decodeloop.OnnxDecoder(phi_shared.path, device="cuda")

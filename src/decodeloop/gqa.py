@@ -121,8 +121,9 @@ class GqaDecoder(torch.nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """``[B, S], [B, T], [B, S], 2L x [B, K, capacity, D] -> [B, 1 or S, vocabulary], 2L x [B, K, capacity, D]``."""
         seqlens_k = (attention_mask.sum(-1) - 1).to(torch.int32)
-        # while a prompt is read, a row's last token is where its mask ends; later, it is the last one
-        last = seqlens_k.to(torch.int64).clamp(max=input_ids.shape[1] - 1)
+        # a row's last token is the one whose position is the row's length less one; found without using a shape, since
+        # a CUDA graph must not mix what the CPU knows with what the GPU computes
+        last = (position_ids == seqlens_k[:, None]).to(torch.float32).argmax(-1)
 
         def last_token(module: torch.nn.Module, inputs: tuple) -> tuple:
             return (inputs[0].gather(1, last[:, None, None].expand(-1, 1, inputs[0].shape[-1])),)

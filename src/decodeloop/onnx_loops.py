@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 from decodeloop.cache import cache_to_tensors, tensors_to_cache
 from decodeloop.decode import DecodeOptions, decode, run
 from decodeloop.growing_cache import GrowingCache, present_name
+from decodeloop.models import pick_device
 from decodeloop.onnx_file import check_graph_file, graph_facts, model_facts
 from decodeloop.prompt import Prompt
 from decodeloop.runner import Runner
@@ -76,6 +77,11 @@ class OnnxDecoder:
             raise ValueError(
                 f"cuda_graph=True: the cache of {self.path.name} grows, and a captured graph cannot. Export the model "
                 'with exporter="gqa", or leave cuda_graph="auto".'
+            )
+        if shared and facts["dtype"] == "float32" and pick_device(device).type == "cuda":
+            raise ValueError(
+                f"{self.path.name} is in float32, for which GroupQueryAttention has no CUDA kernel: export "
+                'the model in float16 or bfloat16, use exporter="dynamo", or device="cpu".'
             )
         self._runner = Runner(self.path, device, session_options, cuda_graphs=shared and cuda_graph)
         self.session, self.device = self._runner.session, self._runner.device

@@ -85,13 +85,14 @@ class Runner:
             except Exception as error:  # onnxruntime's own exceptions share no public base
                 if self.cuda_graphs != "auto":
                     raise
-                self.cuda_graphs = False
-                reason = str(error).strip().splitlines()[0]
-                warnings.warn(
-                    f"no CUDA graph could be captured, so steps are launched one by one: {reason}", stacklevel=2
-                )
+                self._give_up_graphs(error)
         self.run(binding)
         return self._eager
+
+    def _give_up_graphs(self, error: Exception) -> None:
+        self.cuda_graphs = False
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(f"no CUDA graph, so steps are launched one by one: {reason}", stacklevel=2)
 
     def _open(self, path: str, session_options: onnxruntime.SessionOptions | None) -> onnxruntime.InferenceSession:
         options = session_options or onnxruntime.SessionOptions()
@@ -109,6 +110,11 @@ class Runner:
         onnxruntime.set_default_logger_severity(3)  # no plugin for CUDA is no news: the provider is built in
         try:
             session = onnxruntime.InferenceSession(path, options, providers=providers)
+        except Exception as error:
+            if self.cuda_graphs != "auto":
+                raise
+            self._give_up_graphs(error)
+            return self._open(path, session_options)
         finally:
             onnxruntime.set_default_logger_severity(2)  # onnxruntime's own default
         wanted = "CUDAExecutionProvider" if self.stream is not None else "CPUExecutionProvider"
