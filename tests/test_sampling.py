@@ -60,6 +60,13 @@ def test_tokens_of_probability_zero_are_never_drawn():
     assert draw(Sampler(seed=0), logits=logits).nonzero().flatten().tolist() == [1, 3]
 
 
+@pytest.mark.parametrize(("number", "expected"), [(0.0, 1), (0.4999, 1), (0.5, 3), (1 - 2**-53, 3)])
+def test_the_edges_of_the_uniform_number_fall_on_tokens_that_can_come(monkeypatch, number, expected):
+    monkeypatch.setattr(torch, "rand", lambda *size, dtype, generator: torch.full(size, number, dtype=dtype))
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
+    assert Sampler().start(check_prompt(torch.tensor([[3]])))(torch.tensor([[3]]), logits).tolist() == [expected]
+
+
 PROCESSORS = [
     {"repetition_penalty": 1.3},
     {"repetition_penalty": 0.8},
