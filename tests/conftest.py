@@ -10,6 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalL
 
 import decodeloop
 
+torch.set_num_threads(1)  # models this small are slowed down by a second thread, most of all on a busy machine
+
 SMALL = {
     "vocab_size": 97,
     "hidden_size": 32,
