@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, cache_utils
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 #: What attention and experts are traced with: the ways to compute them that PyTorch's exporter can follow.
 ATTENTION = ("eager", "sdpa")
 EXPERTS = "grouped_mm"
+#: Kinds of cache layers whose state is keys and values of each token; the last one's has none, and younger than 5.17.
+CACHE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, getattr(cache_utils, "DummyLayer", None))
 #: Arguments by which models are handed what they keep instead of keys and values, and what that is.
 STATES = {
     "cache_params": "a recurrent state (state-space or linear attention layers)",
@@ -117,6 +119,9 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict, dict]:
         hint = "; it reads in both directions unless its configuration says is_decoder=True"
         hint = hint if getattr(model.config, "is_decoder", True) is False else ""
         raise ValueError(f"{type(model).__name__} keeps no keys and values{hint}.")
+    lengths = {tensor.shape[2] for tensor in flat_tensors(cache)}
+    if lengths != {past}:
+        raise ValueError(f"{type(model).__name__}'s cache holds {sorted(lengths)} positions after {past} tokens.")
     positions = torch.arange(past, past + new, device=model.device).expand(batch, new).contiguous()
     inputs = {
         "input_ids": ids[:, past:].contiguous(),
@@ -147,12 +152,15 @@ def refuse(model: PreTrainedModel) -> None:
         states = [argument for argument in accepts if argument in STATES]
         kept = f"keeps {STATES[states[0]]}" if states else "keeps nothing between steps"
         raise ValueError(f"{name} {kept}: expected a cache of keys and values (past_key_values).")
+    scaling = getattr(config, "rope_parameters", None) or {}
+    if any("dynamic" in str(p.get("rope_type")) for p in [scaling, *scaling.values()] if isinstance(p, dict)):
+        raise ValueError(f"{name}'s rotary frequencies change with the length of the text: a graph has one set.")
     try:
         layers = DynamicCache(config=model.config).layers
     except Exception as error:
         raise ValueError(f"transformers makes no cache for {name}: {one_line(error)}") from error
     for index, layer in enumerate(layers):
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) and hasattr(layer, "update"):
+        if type(layer) not in CACHE_LAYERS:
             kind = (getattr(config, "layer_types", None) or {}) and config.layer_types[index]
             raise ValueError(
                 f"{name}'s cache holds more than keys and values: layer {index} is a {type(layer).__name__}"
