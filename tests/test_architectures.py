@@ -77,6 +77,20 @@ def test_what_cannot_be_exported_is_named_in_one_line(architecture, options, fea
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_branches_on_the_length_of_its_cache_is_refused(tmp_path, monkeypatch):
+    model = build(LlamaForCausalLM, LlamaConfig)
+    plain = LlamaForCausalLM.forward
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, **options):
+        if past_key_values.get_seq_length():
+            input_ids = (input_ids + 1) % 97
+        return plain(self, input_ids, attention_mask, position_ids, past_key_values, **options)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    with pytest.raises(ValueError, match="for 7 new tokens after 0 it computes in another way than for 3 after 5"):
+        export_onnx(model, tmp_path / "model.onnx")
+
+
 def test_a_failure_inside_the_exporter_is_one_line_too(tmp_path, monkeypatch):
     model = build(LlamaForCausalLM, LlamaConfig)
     attention = type(model.model.layers[0].self_attn)

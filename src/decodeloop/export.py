@@ -17,7 +17,15 @@ import onnx
 import torch
 from transformers import PreTrainedModel
 
-from decodeloop.flat_decoder import FlatDecoder, export_inputs, exportable, filled_layers, flat_tensors, one_line
+from decodeloop.flat_decoder import (
+    FlatDecoder,
+    check_trace,
+    export_inputs,
+    exportable,
+    filled_layers,
+    flat_tensors,
+    one_line,
+)
 from decodeloop.models import get_weight_type
 from decodeloop.onnx_file import METADATA
 from decodeloop.onnx_ops import TRANSLATIONS
@@ -122,10 +130,12 @@ def _trace(model: PreTrainedModel, last_only: bool) -> torch.onnx.ONNXProgram:
     names = [name for name in inputs if name != "past_key_values"]
     if "position_ids" not in inputs:
         inputs["position_ids"] = dynamic_shapes["position_ids"] = None
+    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
     with _quiet(), exportable(model):
+        decoder = FlatDecoder(model, layers, last_only)
         try:
-            return torch.onnx.export(
-                FlatDecoder(model, layers, last_only),
+            program = torch.onnx.export(
+                decoder,
                 kwargs=inputs,
                 dynamic_shapes=dynamic_shapes,
                 dynamo=True,
@@ -137,6 +147,8 @@ def _trace(model: PreTrainedModel, last_only: bool) -> torch.onnx.ONNXProgram:
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ValueError(f"{type(model).__name__} cannot be exported: {one_line(error)}") from error
+        check_trace(decoder, program.exported_program, inputs)
+    return program
 
 
 class _quiet(warnings.catch_warnings):

@@ -112,10 +112,10 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict, dict]:
     cache = full_cache(model)
     with torch.no_grad():
         try:
-            model(input_ids=ids[:, :past], past_key_values=cache, use_cache=True)
+            kept = model(input_ids=ids[:, :past], past_key_values=cache, use_cache=True).past_key_values
         except Exception as error:
             raise ValueError(f"{type(model).__name__} does not run on token ids alone: {one_line(error)}") from error
-    if not filled_layers(cache):
+    if kept is None or not filled_layers(cache):
         hint = "; it reads in both directions unless its configuration says is_decoder=True"
         hint = hint if getattr(model.config, "is_decoder", True) is False else ""
         raise ValueError(f"{type(model).__name__} keeps no keys and values{hint}.")
@@ -174,6 +174,34 @@ def one_line(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+@torch.no_grad()
+def check_trace(decoder: FlatDecoder, program: torch.export.ExportedProgram, inputs: dict) -> None:
+    """Raise ValueError unless the trace computes what the model does, with an empty cache and with a longer one.
+
+    A model that takes another way when its cache is empty, or for one token, is traced on one of these ways, in
+    silence. So the trace is run at sizes that it was not made with, one row padded, and compared with the model.
+    """
+    traced = program.module(check_guards=False)
+    for batch, new, past in ((3, 7, 0), (1, 1, 9)):
+        generator = torch.Generator().manual_seed(batch)
+        ids = inputs["input_ids"].flatten()[torch.randint(0, 6, (batch, new), generator=generator)]
+        mask = torch.ones(batch, past + new, dtype=torch.int64, device=ids.device)
+        mask[1:2, :4] = 0
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, past:]
+        cache = [
+            t[:1].repeat_interleave(4, dim=2)[:, :, :past].repeat(batch, 1, 1, 1) for t in inputs["past_key_values"]
+        ]
+        given = dict(
+            zip(inputs, (ids, mask, None if inputs["position_ids"] is None else positions, cache), strict=True)
+        )
+        expected, got = (forward(**given)[0][:, -1].float() for forward in (decoder, traced))
+        if not (expected - got).norm() <= 0.05 * expected.norm():
+            raise ValueError(
+                f"{type(decoder.model).__name__} cannot be exported: for {new} new tokens after {past} it computes in "
+                "another way than for 3 after 5, and a graph has one way."
+            )
 
 
 @contextmanager
