@@ -154,16 +154,18 @@ def _trace(model: PreTrainedModel, last_only: bool) -> torch.onnx.ONNXProgram:
 class _quiet(warnings.catch_warnings):
     """The exporter's remarks on itself are not the user's business; its errors are."""
 
-    logger = logging.getLogger("torch.onnx")
+    loggers = logging.getLogger("torch.onnx"), logging.getLogger("onnx_ir")
 
     def __enter__(self):
         super().__enter__()
         warnings.simplefilter("ignore")
-        self.level = self.logger.level
-        self.logger.setLevel(logging.ERROR)
+        self.levels = [logger.level for logger in self.loggers]
+        for logger in self.loggers:
+            logger.setLevel(logging.ERROR)
 
     def __exit__(self, *exception):
-        self.logger.setLevel(self.level)
+        for logger, level in zip(self.loggers, self.levels, strict=True):
+            logger.setLevel(level)
         super().__exit__(*exception)
 
 

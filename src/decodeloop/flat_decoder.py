@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache, PreTrainedModel, cache_utils
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -204,6 +205,17 @@ def check_trace(decoder: FlatDecoder, program: torch.export.ExportedProgram, inp
             )
 
 
+class RealViews(TorchFunctionMode):
+    """Index complex tensors (some models' rotary factors) by their parts: ONNX has no complex type to index."""
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        options = options or {}
+        if function in (torch.Tensor.__getitem__, torch.Tensor.unsqueeze) and arguments[0].is_complex():
+            parts = torch.view_as_real(arguments[0]).unbind(-1)
+            return torch.complex(*(function(part, *arguments[1:], **options) for part in parts))
+        return function(*arguments, **options)
+
+
 @contextmanager
 def exportable(model: PreTrainedModel) -> Iterator[None]:
     """Within the block, the model computes in ways that an exporter can follow; after it, it is as it was."""
@@ -218,7 +230,7 @@ def exportable(model: PreTrainedModel) -> Iterator[None]:
                 setattr(config, name, EXPERTS)
             elif value not in (None, *ATTENTION):
                 setattr(config, name, "sdpa" if model._supports_sdpa else "eager")
-        with torch.no_grad():
+        with torch.no_grad(), RealViews():
             yield
     finally:
         for config, name, value in before:
