@@ -76,7 +76,7 @@ def prepare(folder: Path, now: str, root: Path = ROOT) -> None:
             shutil.rmtree(path)
         elif path.is_file():
             path.unlink()
-    for path in (root / "docs").glob("*.rst"):
+    for path in [*(root / "docs").glob("*.rst"), *(root / "docs").glob("*.csv")]:
         shutil.copy2(path, source)
     stamp.write_text(now)
 

@@ -191,10 +191,14 @@ def main() -> None:
     bar = tqdm(todo, disable=not sys.stderr.isatty())
     for name in bar:
         bar.set_description(name)
-        row = rows[name] = run(context, name, known[name] if isinstance(known[name], str) else known[name][0], bool(args.architectures))
+        row = rows[name] = run(
+            context, name, known[name] if isinstance(known[name], str) else known[name][0], bool(args.architectures)
+        )
         write(args.table, rows)
         if args.architectures or bar.disable:
-            print(*(f"{row[column]:<{width}}" for column, width in zip(COLUMNS, (22, 32, 4, 7, 7, 8, 4, 0))), flush=True)
+            print(
+                *(f"{row[column]:<{width}}" for column, width in zip(COLUMNS, (22, 32, 4, 7, 7, 8, 4, 0))), flush=True
+            )
     if args.page.exists():
         text = args.page.read_text(encoding="utf-8")
         args.page.write_text(re.sub(r"^\*\*\d+ of .*$", summary(rows), text, flags=re.MULTILINE), encoding="utf-8")

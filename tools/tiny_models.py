@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 #: Sizes by the names that configurations give them. A size that a configuration lacks, or leaves open, is not added.
@@ -14,19 +14,24 @@ SIZES = {
     "vocab_size": 128, "vocab_size_per_layer_input": 128, "type_vocab_size": 2, "entity_vocab_size": 16,
     "hidden_size": 32, "n_embd": 32, "d_model": 32, "emb_dim": 32, "dim_model": 32, "embedding_size": 32,
     "word_embed_proj_dim": 32, "embed_dim": 32, "hidden_size_per_layer_input": 16, "lm_head_hidden_size": 32,
-    "intermediate_size": 64, "n_inner": 64, "d_ff": 64, "d_inner": 64, "ffn_dim": 64, "dim_ff": 64, "ffn_hidden_size": 64,
+    "intermediate_size": 64, "n_inner": 64, "d_ff": 64, "d_inner": 64, "ffn_dim": 64, "dim_ff": 64,
+    "ffn_hidden_size": 64,
     "decoder_ffn_dim": 64, "encoder_ffn_dim": 64, "intermediate_size_mlp": 64, "dense_intermediate_size": 64,
     "feed_forward_proj_dim": 64, "intermediate_dim": 64, "mlp_intermediate_size": 64, "block_ff_dim": 64,
     "moe_intermediate_size": 32, "expert_ffn_hidden_size": 32, "shared_expert_intermediate_size": 32,
     "moe_shared_expert_intermediate_size": 32, "shared_intermediate_size": 32, "expert_intermediate_size": 32,
     "expert_ffn_size": 32,
     "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4, "decoder_attention_heads": 4,
-    "encoder_attention_heads": 4, "encoder_layers": 2, "num_encoder_layers": 2, "encoder_num_hidden_layers": 2,
+    "encoder_attention_heads": 4, "encoder_layers": 2, "decoder_layers": 2, "num_encoder_layers": 2,
+    "encoder_num_hidden_layers": 2,
     "num_key_value_heads": 2, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2,
     "num_global_key_value_heads": 2, "attention_heads": 4,
     "head_dim": 16, "kv_channels": 16, "d_kv": 8, "attention_head_size": 16, "swa_head_dim": 16, "global_head_dim": 32,
     "q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "qk_head_dim": 16,
-    "v_head_dim": 12, "rotary_dim": 4, "swa_v_head_dim": 12,
+    "v_head_dim": 12, "rotary_dim": 4, "d_head": 8,
+    "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_num_heads": 4,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+    "swa_v_head_dim": 12,
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_moe_experts": 4,
     "zero_expert_num": 2, "num_experts_per_tok": 2, "num_experts_per_token": 2, "moe_topk": 2, "moe_k": 2,
     "top_k_experts": 2, "experts_per_token": 2, "num_expert_group": 1, "n_group": 1, "topk_group": 1,
@@ -42,6 +47,30 @@ SIZES = {
     "mask_token_id": 4,
 }  # fmt: skip
 
+#: Sizes that a configuration may leave open and its model needs.
+NEEDED = ("head_dim", "num_key_value_heads", "num_experts_per_tok", "n_routed_experts", "n_shared_experts")
+#: What a model needs besides sizes.
+SPECIAL = {
+    "helium": {"head_dim": 8},
+    "xmod": {"default_language": "en_XX"},
+    "reformer": {"axial_pos_embds": False},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "longcat_flash": {"num_layers": 2, "num_hidden_layers": 4},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "falcon_h1": {"mamba_d_ssm": 32},
+    "hrm_text": {"num_layers_per_stack": 1, "H_cycles": 2, "L_cycles": 1, "num_hidden_layers": 4},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+    "qwen4_exp_text": dict.fromkeys(
+        ("indexer_n_heads", "indexer_head_dim", "indexer_budget", "indexer_compress_ratio"), 2
+    )
+    | {"indexer_kv_heads": 1},
+    "dots3_note_text": {"num_key_value_heads": 4},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+        "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+}
+
 
 def tiny_config(model_type: str, **options: Any) -> PreTrainedConfig:
     """The configuration of a model type at tiny size.
@@ -56,12 +85,13 @@ def _shrink(default: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedCon
     names = {alias: name for name, alias in (default.attribute_map or {}).items()}
     given = {k: v for k, v in default.to_dict().items() if not k.startswith("_")}
     changes: dict[str, Any] = {}
+    special = SPECIAL.get(default.model_type, {})
     layers_name = (default.attribute_map or {}).get("num_hidden_layers", "num_hidden_layers")
     total = given.get(layers_name)
     picked = _pick_layers(given, total) if isinstance(total, int) else []
     for name, value in given.items():
         size = SIZES.get(name, SIZES.get(names.get(name, "")))
-        sub = getattr(default, name, None)
+        sub = default.__dict__.get(name)
         if isinstance(sub, PreTrainedConfig):
             changes[name] = _shrink(sub, {})
         elif name == layers_name and picked:
@@ -74,6 +104,13 @@ def _shrink(default: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedCon
             changes[name] = size if name.endswith(("_id", "_index", "vocab_size")) else min(value, size)
         elif name.endswith(("token_id", "token_index")) and isinstance(value, int) and value > 127:
             changes[name] = 119
+        elif name == "per_layer_config" and value:  # one kind's head size is twice the others': so it stays
+            layers = {int(layer): {k: 2 * SIZES.get(k, v) for k, v in own.items()} for layer, own in value.items()}
+            changes[name] = {new: layers[old] for new, old in enumerate(picked) if old in layers}
+        elif value is None and name in NEEDED:
+            changes[name] = size
+    if "qk_rope_head_dim" in changes and "head_dim" in given:
+        changes["head_dim"] = changes["qk_rope_head_dim"]
     heads = given.get("num_attention_heads")
     if "num_key_value_heads" in changes and given["num_key_value_heads"] == heads:
         changes["num_key_value_heads"] = 4
@@ -82,21 +119,20 @@ def _shrink(default: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedCon
     kept = {k: v for k, v in given.items() if k not in changes and k not in ("model_type", "transformers_version")}
     for name in ("num_labels", "id2label", "label2id", "dtype", "architectures"):
         kept.pop(name, None)
-    return type(default)(**copy.deepcopy(kept) | changes | options)
+    return type(default)(**copy.deepcopy(kept) | changes | special | options)
 
 
 def _pick_layers(given: dict[str, Any], total: int) -> list[int]:
     """Two layers, or four where lists that hold one entry for each layer tell of several kinds."""
     lists = [v for k, v in given.items() if isinstance(v, list | tuple) and len(v) == total]
     kinds = [tuple(str(values[layer]) for values in lists) for layer in range(total)]
-    first = sorted({kind: kinds.index(kind) for kind in kinds}.values())
-    if len(first) == 1:
+    if len(set(kinds)) == 1:
         return [0, 1][:total]
-    picked = first[:4]
-    if len(picked) < 4:  # each kind once, then the last ones again
-        picked += [layer for layer in range(picked[-1] + 1, total)][: 4 - len(picked)]
-        picked += [layer for layer in range(total) if layer not in picked][: 4 - len(picked)]
-    return sorted(picked)
+    picked: list[int] = []
+    for turn in range(4):  # the first layer of each kind, then the second of each, ...
+        layers = {kind: [layer for layer in range(total) if kinds[layer] == kind] for kind in dict.fromkeys(kinds)}
+        picked += [found[turn] for found in layers.values() if turn < len(found)]
+    return sorted(picked[:4])
 
 
 def tiny_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
@@ -116,6 +152,5 @@ def tiny_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
                 parameter.normal_(std=2 * parameter.shape[-1] ** -0.5)
             else:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
+    model.generation_config = GenerationConfig(pad_token_id=0)  # nothing forced, nothing forbidden, and no end
     return model

@@ -18,7 +18,15 @@ import onnx
 import torch
 from transformers import PreTrainedModel
 
-from decodeloop.flat_decoder import FlatDecoder, export_inputs, exportable, filled_layers, flat_tensors, one_line
+from decodeloop.flat_decoder import (
+    FlatDecoder,
+    check_trace,
+    export_inputs,
+    exportable,
+    filled_layers,
+    flat_tensors,
+    one_line,
+)
 from decodeloop.gqa import GqaDecoder, gqa_attentions, gqa_inputs
 from decodeloop.models import get_weight_type
 from decodeloop.onnx_file import METADATA
@@ -132,9 +140,10 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> torch.onnx
     names = [name for name in inputs if name != "past_key_values"]
     if "position_ids" not in inputs:
         inputs["position_ids"] = dynamic_shapes["position_ids"] = None
+    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
     with _quiet(), exportable(model), attentions(model):
         try:
-            return torch.onnx.export(
+            program = torch.onnx.export(
                 decoder,
                 kwargs=inputs,
                 dynamic_shapes=dynamic_shapes,
@@ -148,21 +157,26 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> torch.onnx
         except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
             hint = '; exporter="dynamo" takes more models' if exporter == "gqa" else ""
             raise ValueError(f"{type(model).__name__} cannot be exported: {one_line(error)}{hint}.") from error
+        if exporter == "dynamo":  # the other's attention is a symbol, which PyTorch cannot run
+            check_trace(decoder, program.exported_program, inputs)
+    return program
 
 
 class _quiet(warnings.catch_warnings):
     """The exporter's remarks on itself are not the user's business; its errors are."""
 
-    logger = logging.getLogger("torch.onnx")
+    loggers = logging.getLogger("torch.onnx"), logging.getLogger("onnx_ir")
 
     def __enter__(self):
         super().__enter__()
         warnings.simplefilter("ignore")
-        self.level = self.logger.level
-        self.logger.setLevel(logging.ERROR)
+        self.levels = [logger.level for logger in self.loggers]
+        for logger in self.loggers:
+            logger.setLevel(logging.ERROR)
 
     def __exit__(self, *exception):
-        self.logger.setLevel(self.level)
+        for logger, level in zip(self.loggers, self.levels, strict=True):
+            logger.setLevel(level)
         super().__exit__(*exception)
 
 

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from torch.overrides import TorchFunctionMode
+from transformers import DynamicCache, PreTrainedModel, cache_utils
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 #: What attention and experts are traced with: the ways to compute them that PyTorch's exporter can follow.
 ATTENTION = ("eager", "sdpa")
 EXPERTS = "grouped_mm"
+#: Kinds of cache layers whose state is keys and values of each token; the last one's has none, and younger than 5.17.
+CACHE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, getattr(cache_utils, "DummyLayer", None))
 #: Arguments by which models are handed what they keep instead of keys and values, and what that is.
 STATES = {
     "cache_params": "a recurrent state (state-space or linear attention layers)",
@@ -110,13 +113,16 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict, dict]:
     cache = full_cache(model)
     with torch.no_grad():
         try:
-            model(input_ids=ids[:, :past], past_key_values=cache, use_cache=True)
+            kept = model(input_ids=ids[:, :past], past_key_values=cache, use_cache=True).past_key_values
         except Exception as error:
             raise ValueError(f"{type(model).__name__} does not run on token ids alone: {one_line(error)}") from error
-    if not filled_layers(cache):
+    if kept is None or not filled_layers(cache):
         hint = "; it reads in both directions unless its configuration says is_decoder=True"
         hint = hint if getattr(model.config, "is_decoder", True) is False else ""
         raise ValueError(f"{type(model).__name__} keeps no keys and values{hint}.")
+    lengths = {tensor.shape[2] for tensor in flat_tensors(cache)}
+    if lengths != {past}:
+        raise ValueError(f"{type(model).__name__}'s cache holds {sorted(lengths)} positions after {past} tokens.")
     positions = torch.arange(past, past + new, device=model.device).expand(batch, new).contiguous()
     inputs = {
         "input_ids": ids[:, past:].contiguous(),
@@ -147,12 +153,15 @@ def refuse(model: PreTrainedModel) -> None:
         states = [argument for argument in accepts if argument in STATES]
         kept = f"keeps {STATES[states[0]]}" if states else "keeps nothing between steps"
         raise ValueError(f"{name} {kept}: expected a cache of keys and values (past_key_values).")
+    scaling = getattr(config, "rope_parameters", None) or {}
+    if any("dynamic" in str(p.get("rope_type")) for p in [scaling, *scaling.values()] if isinstance(p, dict)):
+        raise ValueError(f"{name}'s rotary frequencies change with the length of the text: a graph has one set.")
     try:
         layers = DynamicCache(config=model.config).layers
     except Exception as error:
         raise ValueError(f"transformers makes no cache for {name}: {one_line(error)}") from error
     for index, layer in enumerate(layers):
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) and hasattr(layer, "update"):
+        if type(layer) not in CACHE_LAYERS:
             kind = (getattr(config, "layer_types", None) or {}) and config.layer_types[index]
             raise ValueError(
                 f"{name}'s cache holds more than keys and values: layer {index} is a {type(layer).__name__}"
@@ -166,6 +175,45 @@ def one_line(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+@torch.no_grad()
+def check_trace(decoder: FlatDecoder, program: torch.export.ExportedProgram, inputs: dict) -> None:
+    """Raise ValueError unless the trace computes what the model does, with an empty cache and with a longer one.
+
+    A model that takes another way when its cache is empty, or for one token, is traced on one of these ways, in
+    silence. So the trace is run at sizes that it was not made with, one row padded, and compared with the model.
+    """
+    traced = program.module(check_guards=False)
+    for batch, new, past in ((3, 7, 0), (1, 1, 9)):
+        generator = torch.Generator().manual_seed(batch)
+        ids = inputs["input_ids"].flatten()[torch.randint(0, 6, (batch, new), generator=generator)]
+        mask = torch.ones(batch, past + new, dtype=torch.int64, device=ids.device)
+        mask[1:2, :4] = 0
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, past:]
+        cache = [
+            t[:1].repeat_interleave(4, dim=2)[:, :, :past].repeat(batch, 1, 1, 1) for t in inputs["past_key_values"]
+        ]
+        given = dict(
+            zip(inputs, (ids, mask, None if inputs["position_ids"] is None else positions, cache), strict=True)
+        )
+        expected, got = (forward(**given)[0][:, -1].float() for forward in (decoder, traced))
+        if not (expected - got).norm() <= 0.05 * expected.norm():
+            raise ValueError(
+                f"{type(decoder.model).__name__} cannot be exported: for {new} new tokens after {past} it computes in "
+                "another way than for 3 after 5, and a graph has one way."
+            )
+
+
+class RealViews(TorchFunctionMode):
+    """Index complex tensors (some models' rotary factors) by their parts: ONNX has no complex type to index."""
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        options = options or {}
+        if function in (torch.Tensor.__getitem__, torch.Tensor.unsqueeze) and arguments[0].is_complex():
+            parts = torch.view_as_real(arguments[0]).unbind(-1)
+            return torch.complex(*(function(part, *arguments[1:], **options) for part in parts))
+        return function(*arguments, **options)
 
 
 @contextmanager
@@ -182,7 +230,7 @@ def exportable(model: PreTrainedModel) -> Iterator[None]:
                 setattr(config, name, EXPERTS)
             elif value not in (None, *ATTENTION):
                 setattr(config, name, "sdpa" if model._supports_sdpa else "eager")
-        with torch.no_grad():
+        with torch.no_grad(), RealViews():
             yield
     finally:
         for config, name, value in before:
