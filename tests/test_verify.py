@@ -54,6 +54,11 @@ def test_nothing_is_compared_after_a_row_ended(phi, phi_graph):
     assert verify(phi, phi_graph.path, ids, eos_token_id=first).tokens == 1
 
 
+def test_a_graph_of_another_model_is_named(phi, llama_graph):
+    with pytest.raises(ValueError, match="'phi', 2, 32.* and .'llama', 2, 32.: not the same model"):
+        verify(phi, llama_graph.path, prompt_ids(1, 2))
+
+
 def test_bad_arguments_are_named(phi, llama):
     with pytest.raises(ValueError, match="max_new_tokens=0: expected 1 or more"):
         verify(phi, phi, prompt_ids(1, 2), max_new_tokens=0)

@@ -197,7 +197,8 @@ def main() -> None:
         write(args.table, rows)
         if args.architectures or bar.disable:
             print(
-                *(f"{row[column]:<{width}}" for column, width in zip(COLUMNS, (22, 32, 4, 7, 7, 8, 4, 0))), flush=True
+                *(f"{row[column]:<{width}}" for column, width in zip(COLUMNS, (22, 32, 4, 7, 7, 8, 4, 0), strict=True)),
+                flush=True,
             )
     if args.page.exists():
         text = args.page.read_text(encoding="utf-8")

@@ -141,6 +141,30 @@ def tensors_to_legacy(tensors: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tens
     return tuple(zip(tensors[::2], tensors[1::2], strict=True))
 
 
+def check_cache(cache: Cache, config: PreTrainedConfig, rows: int) -> None:
+    """Refuse a cache that another model filled, or for another batch.
+
+    Raises
+    ------
+    ValueError
+        If layers, heads, head size or rows differ from the model's and the prompt's.
+    """
+    try:
+        tensors = cache_to_tensors(cache)
+    except ValueError:
+        return  # empty, or more than keys and values: the model itself judges those
+    pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
+    expected = len(_layer_shapes(config))
+    if len(pairs) != expected:
+        raise ValueError(
+            f"past_key_values has {len(pairs)} layers; the configuration ({config.model_type}) has {expected}. "
+            "Is it the cache of another model?"
+        )
+    _check_heads(pairs, config)
+    if tensors[0].shape[0] != rows:
+        raise ValueError(f"past_key_values has {tensors[0].shape[0]} rows and input_ids has {rows}: expected the same.")
+
+
 def kv_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
     """``(layers, key/value heads, head size)`` of a decoder's cache, read off its configuration.
 

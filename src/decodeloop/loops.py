@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from decodeloop.cache import tensors_to_cache
+from decodeloop.cache import check_cache, tensors_to_cache
 from decodeloop.decode import DecodeOptions, decode, run
 from decodeloop.lookup import PromptLookup
 from decodeloop.prompt import Prompt
@@ -42,6 +42,8 @@ class TorchEngine:
             past = DynamicCache() if rewinds else DynamicCache(config=self.config)
         elif not isinstance(past, Cache):
             past = tensors_to_cache(past, self.config)
+        else:
+            check_cache(past, self.config, rows=len(prompt.input_ids))
         self.past, self.length = past, int(past.get_seq_length())
         return self.length
 

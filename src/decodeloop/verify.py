@@ -119,6 +119,10 @@ def verify(
     ref, cand = _engine(reference), _engine(candidate)
     if ref.vocab_size != cand.vocab_size:
         raise ValueError(f"the vocabularies differ, {ref.vocab_size} and {cand.vocab_size} tokens: not the same model.")
+    if ref.config is not None and cand.config is not None:
+        facts = [(c.model_type, c.num_hidden_layers, c.hidden_size) for c in (ref.config, cand.config)]
+        if facts[0] != facts[1]:
+            raise ValueError(f"(type, layers, hidden size) differ, {facts[0]} and {facts[1]}: not the same model.")
     prompts = [prompts] if isinstance(prompts, torch.Tensor) else list(prompts)
     masks = [attention_mask] if isinstance(attention_mask, torch.Tensor) else attention_mask or [None] * len(prompts)
     ends = torch.tensor(stopping(ref, eos_token_id, None).eos_token_ids, dtype=torch.int64)

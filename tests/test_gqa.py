@@ -1,0 +1,78 @@
+"""exporter="gqa": the same tokens as generate, over windows, soft caps, learned positions and grouped heads."""
+
+import pytest
+import torch
+from conftest import build, left_padded, prompt_ids
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from decodeloop import OnnxDecoder, export_onnx, generate
+
+MODELS = {
+    "mistral, window 5": (MistralForCausalLM, MistralConfig, {"num_key_value_heads": 2, "sliding_window": 5}),
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config, {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 5}),
+    "gpt2": (GPT2LMHeadModel, GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}),
+    "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, {}),
+    "opt": (OPTForCausalLM, OPTConfig, {"ffn_dim": 64, "word_embed_proj_dim": 32}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"num_key_value_heads": 2, "head_dim": 16}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tokens_are_those_of_generate(name, tmp_path):
+    model_class, config_class, options = MODELS[name]
+    model = build(model_class, config_class, **options)
+    report = export_onnx(model, tmp_path / "model.onnx", exporter="gqa", logits="last")
+    assert report.operators["GroupQueryAttention"] == 2
+    decoder = OnnxDecoder(report.path, device="cpu")
+    for lengths in ([12], [12, 5, 9], [1, 70]):
+        ids, mask = left_padded(lengths)
+        options = {"attention_mask": mask, "max_new_tokens": 25, "eos_token_id": None}
+        assert torch.equal(decoder.generate(ids, **options), model.generate(ids, do_sample=False, **options))
+
+
+def test_past_and_present_are_one_buffer(phi_shared):
+    assert phi_shared.inputs["past_key_values.0.key"] == ["batch", 4, "capacity", 8]
+    decoder = OnnxDecoder(phi_shared.path, device="cpu")
+    _, cache = decoder.generate(prompt_ids(1, 5), max_new_tokens=10, eos_token_id=None, return_cache=True)
+    assert cache.get_seq_length() == 14
+    address = decoder.feeds()["past_key_values.0.key"].data_ptr()
+    decoder.generate(prompt_ids(1, 20, seed=1), max_new_tokens=10)
+    assert decoder.feeds()["past_key_values.0.key"].data_ptr() == address  # the next request reuses it
+
+
+def test_what_a_padded_batch_left_can_be_continued(phi, phi_shared):
+    ids, mask = left_padded([8, 3])
+    decoder = OnnxDecoder(phi_shared.path, device="cpu")
+    first, cache = decoder.generate(ids, attention_mask=mask, max_new_tokens=4, eos_token_id=None, return_cache=True)
+    mask = torch.cat([mask, torch.ones(2, 4, dtype=torch.int64)], dim=-1)
+    options = {"attention_mask": mask, "max_new_tokens": 6, "eos_token_id": None}
+    expected = generate(phi, first, **options)
+    assert torch.equal(decoder.generate(first, past_key_values=cache, **options), expected)
+    assert torch.equal(generate(phi, first, past_key_values=cache, **options), expected)
+
+
+def test_what_it_does_not_cover_is_named(tmp_path):
+    model = build(BloomForCausalLM, BloomConfig, n_layer=2, n_head=4)
+    with pytest.raises(ValueError, match='BloomForCausalLM takes no position ids.*exporter="dynamo"'):
+        export_onnx(model, tmp_path / "model.onnx", exporter="gqa")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_growing_cache_has_no_cuda_graph(phi_graph):
+    with pytest.raises(ValueError, match='cuda_graph=True: the cache of model.onnx grows.*exporter="gqa"'):
+        OnnxDecoder(phi_graph.path, device="cpu", cuda_graph=True)
