@@ -163,7 +163,7 @@ for name, value in example.items():
 # One graph serves both phases. ``input_ids`` is what the model has not read yet, the prompt or one token. The cache
 # comes in as ``past_key_values`` and leaves as ``present``, longer by what was read. ``attention_mask`` covers past
 # and new tokens: 0 hides the padding of a shorter row. ``position_ids`` says where each new token stands in its text.
-# As a script, this page takes another exporter: ``python plot_generate.py --exporter onnx-dynamo``.
+# As a script, this page takes another exporter: ``python plot_generate.py --exporter onnx-gqa``.
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--exporter", default="onnx-dynamo")
