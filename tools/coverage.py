@@ -135,11 +135,13 @@ def run(context, *arguments) -> dict[str, str]:
     try:
         if here.poll(SECONDS):
             return here.recv()
+        process.kill()
         return row | {"reason": f"not done in {SECONDS} s", "seconds": str(SECONDS)}
     except EOFError:
         process.join()
         return row | {"reason": f"its process died (exit code {process.exitcode}, {GIBIBYTES} GiB of memory allowed)"}
     finally:
+        process.join(5)
         process.kill()
         process.join()
 
