@@ -30,7 +30,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 from tqdm import tqdm
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-COLUMNS = ["architecture", "class", "exported", "torch", "onnx", "logit difference", "seconds", "reason"]
+COLUMNS = ["architecture", "class", "exported", "PyTorch", "ONNX Runtime", "logit difference", "seconds", "reason"]
 SECONDS, GIBIBYTES = 120, 4
 PROMPTS, NEW_TOKENS = (21, 9), 24  # both longer than the window of tiny_models, 8
 
@@ -62,18 +62,18 @@ def measure(model_type: str, class_name: str, verbose: bool = False) -> dict[str
             row["exported"] = "yes"
             stage = "the PyTorch loop fails"
             got = decodeloop.generate(model, ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, eos_token_id=None)
-            row["torch"] = "same" if torch.equal(expected, got) else "differ"
+            row["PyTorch"] = "same" if torch.equal(expected, got) else "differ"
             stage = "ONNX Runtime fails"
             session_options = onnxruntime.SessionOptions()
             session_options.intra_op_num_threads, session_options.log_severity_level = 2, 4
             decoder = decodeloop.OnnxDecoder(report.path, device="cpu", session_options=session_options)
             got = decoder.generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, eos_token_id=None)
-            row["onnx"] = "same" if torch.equal(expected, got) else "differ"
+            row["ONNX Runtime"] = "same" if torch.equal(expected, got) else "differ"
             found = decodeloop.verify(model, decoder, ids, attention_mask=mask, max_new_tokens=NEW_TOKENS)
             row["logit difference"] = f"{found.max_logit_diff:.1e}"
-            if row["torch"] == "differ":
+            if row["PyTorch"] == "differ":
                 row["reason"] = "the PyTorch loop gives other tokens than generate"
-            elif row["onnx"] == "differ":
+            elif row["ONNX Runtime"] == "differ":
                 row["reason"] = f"the graph gives other tokens: {found}"
     except Exception as error:
         if verbose:
@@ -116,7 +116,7 @@ def one_line(error: Exception) -> str:
 
 
 def passes(row: dict[str, str]) -> bool:
-    return row["torch"] == row["onnx"] == "same"
+    return row["PyTorch"] == row["ONNX Runtime"] == "same"
 
 
 def work(pipe, *arguments) -> None:
@@ -135,11 +135,13 @@ def run(context, *arguments) -> dict[str, str]:
     try:
         if here.poll(SECONDS):
             return here.recv()
+        process.kill()
         return row | {"reason": f"not done in {SECONDS} s", "seconds": str(SECONDS)}
     except EOFError:
         process.join()
         return row | {"reason": f"its process died (exit code {process.exitcode}, {GIBIBYTES} GiB of memory allowed)"}
     finally:
+        process.join(5)
         process.kill()
         process.join()
 
@@ -191,15 +193,11 @@ def main() -> None:
     bar = tqdm(todo, disable=not sys.stderr.isatty())
     for name in bar:
         bar.set_description(name)
-        row = rows[name] = run(
-            context, name, known[name] if isinstance(known[name], str) else known[name][0], bool(args.architectures)
-        )
+        class_name = known[name] if isinstance(known[name], str) else known[name][0]
+        row = rows[name] = run(context, name, class_name, bool(args.architectures))
         write(args.table, rows)
         if args.architectures or bar.disable:
-            print(
-                *(f"{row[column]:<{width}}" for column, width in zip(COLUMNS, (22, 32, 4, 7, 7, 8, 4, 0), strict=True)),
-                flush=True,
-            )
+            print(*(row[column] for column in COLUMNS), sep="\t", flush=True)
     if args.page.exists():
         text = args.page.read_text(encoding="utf-8")
         args.page.write_text(re.sub(r"^\*\*\d+ of .*$", summary(rows), text, flags=re.MULTILINE), encoding="utf-8")

@@ -54,16 +54,16 @@ SPECIAL = {
     "helium": {"head_dim": 8},
     "xmod": {"default_language": "en_XX"},
     "reformer": {"axial_pos_embds": False},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lfm2": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]},
     "longcat_flash": {"num_layers": 2, "num_hidden_layers": 4},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
     "falcon_h1": {"mamba_d_ssm": 32},
     "hrm_text": {"num_layers_per_stack": 1, "H_cycles": 2, "L_cycles": 1, "num_hidden_layers": 4},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
-    "qwen4_exp_text": dict.fromkeys(
-        ("indexer_n_heads", "indexer_head_dim", "indexer_budget", "indexer_compress_ratio"), 2
-    )
-    | {"indexer_kv_heads": 1},
+    "qwen4_exp_text": dict.fromkeys(("indexer_n_heads", "indexer_budget", "indexer_compress_ratio"), 2)
+    | {"indexer_kv_heads": 1, "indexer_head_dim": 16},
+    "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2},
     "dots3_note_text": {"num_key_value_heads": 4},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
@@ -105,7 +105,7 @@ def _shrink(default: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedCon
         elif name.endswith(("token_id", "token_index")) and isinstance(value, int) and value > 127:
             changes[name] = 119
         elif name == "per_layer_config" and value:  # one kind's head size is twice the others': so it stays
-            layers = {int(layer): {k: 2 * SIZES.get(k, v) for k, v in own.items()} for layer, own in value.items()}
+            layers = {int(layer): own | {"head_dim": 32} for layer, own in value.items()}
             changes[name] = {new: layers[old] for new, old in enumerate(picked) if old in layers}
         elif value is None and name in NEEDED:
             changes[name] = size

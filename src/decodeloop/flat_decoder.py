@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -167,6 +169,13 @@ def refuse(model: PreTrainedModel) -> None:
                 f"{name}'s cache holds more than keys and values: layer {index} is a {type(layer).__name__}"
                 f"{f' ({kind})' if kind else ''}."
             )
+    modules = {sys.modules[type(module).__module__] for module in model.modules()}
+    hides = any(re.match(r"create_(sliding|chunked).*mask", function) for module in modules for function in dir(module))
+    if any(layer.is_sliding for layer in layers) and not hides:
+        raise ValueError(
+            f"{name}'s cache forgets what lies outside its window of {config.sliding_window}, and its mask does not "
+            "hide it: the prompt sees all of the text and the answer does not, and a graph has one way."
+        )
 
 
 def one_line(error: BaseException) -> str:
@@ -174,7 +183,8 @@ def one_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{type(error).__name__}: {first[:200]}"
 
 
 @torch.no_grad()
