@@ -103,7 +103,7 @@ class OnnxDecoder:
         return decode(self, input_ids, **options)
 
     def start(self, prompt: Prompt, capacity: int, past: Any = None, rewinds: bool = False) -> int:
-        """Forget earlier text; the number of positions that ``past`` holds (:class:`decodeloop.decode.Engine`)."""
+        """Forget earlier text; the number of positions that ``past`` holds."""
         self.turn += 1
         self._cache.start(prompt, capacity)
         if past is not None:
