@@ -11,7 +11,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 #: Sizes by the names that configurations give them. A size that a configuration lacks, or leaves open, is not added.
 SIZES = {
-    "vocab_size": 128, "vocab_size_per_layer_input": 128, "type_vocab_size": 2, "entity_vocab_size": 16,
+    "vocab_size": 128, "vocab_size_per_layer_input": 128, "decoder_vocab_size": 128,
+    "type_vocab_size": 2, "entity_vocab_size": 16,
     "hidden_size": 32, "n_embd": 32, "d_model": 32, "emb_dim": 32, "dim_model": 32, "embedding_size": 32,
     "word_embed_proj_dim": 32, "embed_dim": 32, "hidden_size_per_layer_input": 16, "lm_head_hidden_size": 32,
     "intermediate_size": 64, "n_inner": 64, "d_ff": 64, "d_inner": 64, "ffn_dim": 64, "dim_ff": 64,
