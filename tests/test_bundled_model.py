@@ -12,7 +12,6 @@ from bundled_model.exercises import PAGE_PROMPT
 from bundled_model.model import LARGEST_FOLDER, load_folder
 
 BUNDLED = Path(__file__).parents[1] / "src" / "decodeloop" / "bundled"
-pytestmark = pytest.mark.skipif(not BUNDLED.exists(), reason="tools/train_bundled_model.py has not made it yet")
 
 
 @pytest.fixture(scope="module")
