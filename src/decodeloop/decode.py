@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache
 from decodeloop.lookup import PromptLookup
 from decodeloop.prompt import Prompt, check_prompt
 from decodeloop.sampling import Choose, Sampler, greedy
-from decodeloop.stopping import Stopping, TokenIds, stopping
+from decodeloop.stopping import Stopping, TokenIds, Watch, stopping
 
 
 class DecodeOptions(TypedDict, total=False):
@@ -44,6 +44,7 @@ class Engine(Protocol):
     max_positions: int | None
     eos_token_id: int | list[int] | None
     pad_token_id: int | None
+    queues: bool  # a step is only queued, and can be rewound: the end is looked for while the next one runs
     turn: int  # counts the generations: a stream that another one has overtaken must not go on
 
     def start(self, prompt: Prompt, capacity: int, past: Any = None, rewinds: bool = False) -> int:
@@ -129,19 +130,28 @@ def decode(
 def _one_by_one(
     engine: Engine, prompt: Prompt, max_new_tokens: int, stop: Stopping, choose: Choose, past: Any
 ) -> Iterator[torch.Tensor]:
-    tokens = prompt.input_ids
-    ended, turn = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device), 0
+    rows, length = prompt.input_ids.shape
+    text = prompt.input_ids.new_empty(rows, length + max_new_tokens)
+    text[:, :length] = prompt.input_ids
+    ended, turn = torch.zeros(rows, dtype=torch.bool, device=text.device), 0
+    watch = Watch(text.device)
     for step in range(max_new_tokens):
-        unread = _unread(engine, prompt, max_new_tokens, past) if step == 0 else tokens[:, -1:]
+        read = text[:, : length + step]
+        unread = _unread(engine, prompt, max_new_tokens, past) if step == 0 else read[:, -1:]
         turn = _turn(engine, turn)
-        new = choose(tokens, engine.read(unread)[:, -1])
+        logits = engine.read(unread)[:, -1]
+        if engine.queues and watch.over():  # only now: the GPU had this step to do while the host looked at the last
+            engine.rewind(1)
+            return
+        new = choose(read, logits)
         if stop.possible:
             new = torch.where(ended, stop.pad_token_id, new)
-        tokens = torch.cat([tokens, new[:, None]], dim=-1)
+        text[:, length + step] = new
         if stop.possible:
-            ended |= stop.done(tokens)
+            ended |= stop.done(text[:, : length + step + 1])
+            watch.post(ended)
         yield new
-        if stop.possible and bool(ended.all()):
+        if not engine.queues and watch.over():
             return
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnx_ir
 import torch
 from transformers import PreTrainedModel
 
@@ -27,12 +28,14 @@ from decodeloop.flat_decoder import (
     flat_tensors,
     one_line,
 )
+from decodeloop.fused_decoder import fusable, fused_decoder
 from decodeloop.gqa import GqaDecoder, gqa_attentions, gqa_inputs
 from decodeloop.models import get_weight_type
 from decodeloop.onnx_file import METADATA
 from decodeloop.onnx_ops import TRANSLATIONS
 
 EXPORTERS = ("dynamo", "gqa")
+DEFAULT_LOGITS = {"dynamo": "all", "gqa": "last"}
 OPSETS = {"dynamo": 20, "gqa": 21}  # all current runtimes read 20; 21 has the operators that gqa asks for by name
 
 
@@ -76,7 +79,7 @@ def export_onnx(
     path: str | os.PathLike,
     *,
     exporter: str = "dynamo",
-    logits: str = "all",
+    logits: str | None = None,
 ) -> ExportReport:
     """Export a decoder to one ONNX graph for both phases: reading the prompt, and decoding through the cache.
 
@@ -114,16 +117,20 @@ def export_onnx(
     path = Path(path)
     if exporter not in EXPORTERS:
         raise ValueError(f"exporter={exporter!r}: expected one of {', '.join(map(repr, EXPORTERS))}.")
-    if logits not in ("all", "last"):
-        raise ValueError(f'logits={logits!r}: expected "all" or "last".')
+    if logits not in ("all", "last", None):
+        raise ValueError(f'logits={logits!r}: expected "all" or "last", or None for what the exporter does by itself.')
     if path.is_dir():
         raise ValueError(f"path={str(path)!r} is a directory: expected a file name in it, such as model.onnx.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist.")
     started = time.perf_counter()
-    program = _trace(model, exporter, last_only=logits == "last")
-    program.model.metadata_props[METADATA] = _metadata(model, exporter)
-    _save(program, path)
+    last_only = (logits or DEFAULT_LOGITS[exporter]) == "last"
+    if exporter == "gqa" and fusable(model):
+        graph = fused_decoder(model, last_only)
+    else:
+        graph = _trace(model, exporter, last_only).model
+    graph.metadata_props[METADATA] = _metadata(model, exporter)
+    _save(graph, path)
     return _report(path, exporter, time.perf_counter() - started)
 
 
@@ -195,11 +202,11 @@ def _metadata(model: PreTrainedModel, exporter: str) -> str:
     )
 
 
-def _save(program: torch.onnx.ONNXProgram, path: Path) -> None:
+def _save(graph: onnx_ir.Model, path: Path) -> None:
     """Write both files under temporary names, then rename: no half-written graph is ever left at ``path``."""
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".export-"))
     try:
-        program.save(str(folder / path.name), external_data=True)
+        onnx_ir.save(graph, folder / path.name, external_data=f"{path.name}.data")
         for file in sorted(folder.iterdir(), key=lambda file: file.name, reverse=True):  # the weights first
             os.replace(file, path.parent / file.name)
     finally:

@@ -106,7 +106,7 @@ AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
 
 
 class GqaDecoder(torch.nn.Module):
-    """The graph's signature: flat buffers in and out, and the logits of each row's last token, or of all."""
+    """The graph's signature: flat buffers in and out, and the logits of the last column, or of all."""
 
     def __init__(self, model: PreTrainedModel, last_only: bool) -> None:
         super().__init__()
@@ -121,12 +121,9 @@ class GqaDecoder(torch.nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """``[B, S], [B, T], [B, S], 2L x [B, K, capacity, D] -> [B, 1 or S, vocabulary], 2L x [B, K, capacity, D]``."""
         seqlens_k = (attention_mask.sum(-1) - 1).to(torch.int32)
-        # a row's last token is the one whose position is the row's length less one; found without using a shape, since
-        # a CUDA graph must not mix what the CPU knows with what the GPU computes
-        last = (position_ids == seqlens_k[:, None]).to(torch.float32).argmax(-1)
 
         def last_token(module: torch.nn.Module, inputs: tuple) -> tuple:
-            return (inputs[0].gather(1, last[:, None, None].expand(-1, 1, inputs[0].shape[-1])),)
+            return (inputs[0][:, -1:],)
 
         cache = GqaCache(past_key_values, seqlens_k, _total(attention_mask))
         token = _CACHE.set(cache)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from decodeloop.prompt import Prompt
@@ -19,15 +21,16 @@ class GrowingCache:
         self.runner, self.vocab_size = runner, vocab_size
         self.shapes = cache_shapes(runner)
         self.positions = capacity  # of all rows together
-        self.past, self.present = self._allocate(), self._allocate()
+        self.past, self.present = self._allocate(capacity), self._allocate(capacity)
 
     def start(self, prompt: Prompt, capacity: int) -> None:
         """Forget the text; make room for ``capacity`` positions of the prompt's rows."""
         self.prompt, self.rows, self.length = prompt, len(prompt.input_ids), 0
         if self.rows * capacity > self.positions:
-            self.positions = self.rows * capacity
             self.past = self.present = {}  # let go of the old buffers before asking for new ones
-            self.past, self.present = self._allocate(), self._allocate()
+            self.positions, asked = 0, self.rows * capacity
+            self.past, self.present = self._allocate(asked), self._allocate(asked)
+            self.positions = asked
 
     def load(self, tensors: list[torch.Tensor]) -> None:
         """Fill the cache with flat tensors, copied."""
@@ -65,12 +68,8 @@ class GrowingCache:
         """Views of the filled part, flat, each ``[batch, heads, length, head size]``."""
         return [self._view(self.past, name) for name in self.shapes]
 
-    def _allocate(self) -> dict[str, torch.Tensor]:
-        where = {"device": self.runner.device}
-        return {
-            name: torch.empty(self.positions * heads * size, dtype=self.runner.dtype(name), **where)
-            for name, (heads, size) in self.shapes.items()
-        }
+    def _allocate(self, positions: int) -> dict[str, torch.Tensor]:
+        return allocate(self.runner, {n: (positions * heads * size,) for n, (heads, size) in self.shapes.items()})
 
     def _view(self, buffers: dict[str, torch.Tensor], name: str) -> torch.Tensor:
         heads, size = self.shapes[name]
@@ -80,6 +79,25 @@ class GrowingCache:
 def cache_shapes(runner: Runner) -> dict[str, tuple[int, int]]:
     """Name of each cache input to its (heads, head size), in the order of the graph."""
     return {n: (i.shape[1], i.shape[3]) for n, i in runner.inputs.items() if n.startswith("past_key_values.")}
+
+
+def allocate(runner: Runner, shapes: dict[str, tuple[int, ...]], zeros: bool = False) -> dict[str, torch.Tensor]:
+    """A buffer for each cache input.
+
+    Raises
+    ------
+    MemoryError
+        If there is no room for them: how many bytes were asked for.
+    """
+    make = torch.zeros if zeros else torch.empty
+    try:
+        return {name: make(shape, dtype=runner.dtype(name), device=runner.device) for name, shape in shapes.items()}
+    except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own
+        asked = sum(math.prod(shape) * runner.dtype(name).itemsize for name, shape in shapes.items())
+        raise MemoryError(
+            f"no room on {runner.device} for a cache of {asked:,} bytes ({asked / 2**30:.1f} GiB): ask for fewer rows, "
+            "a shorter prompt, or fewer new tokens."
+        ) from error
 
 
 def present_name(name: str) -> str:

@@ -21,6 +21,8 @@ from decodeloop.stopping import TokenIds
 class TorchEngine:
     """A transformers decoder with a cache that grows: :class:`decodeloop.decode.Engine` on PyTorch."""
 
+    queues = False  # a sliding window cannot be rewound
+
     def __init__(self, model: PreTrainedModel) -> None:
         config = model.config.get_text_config(decoder=True)
         accepts = inspect.signature(model.forward).parameters

@@ -91,7 +91,7 @@ class OnnxDecoder:
         vocabulary = self._runner.outputs["logits"].shape[-1]
         self.vocab_size = vocabulary if isinstance(vocabulary, int) else getattr(self.config, "vocab_size", None)
         self.max_positions = getattr(self.config, "max_position_embeddings", None)
-        self.turn = 0
+        self.turn, self.queues = 0, self.device.type == "cuda"
         self._cache = (SharedCache if shared else GrowingCache)(self._runner, self.vocab_size, capacity or 0)
 
     def generate(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import onnxruntime
@@ -23,7 +26,7 @@ class Runner:
         ``"auto"``, ``"cpu"`` or ``"cuda"``, as :class:`decodeloop.OnnxDecoder` takes it.
     session_options : onnxruntime.SessionOptions, optional
     cuda_graphs : bool or "auto"
-        Whether runs may be captured; only on CUDA. ``"auto"`` goes on without, and warns, where that fails.
+        Whether steps may be captured; only on CUDA. ``"auto"`` goes on without, and warns, where that fails.
 
     Raises
     ------
@@ -45,7 +48,8 @@ class Runner:
         self.session = self._open(str(path), session_options)
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.outputs = {o.name: o for o in self.session.get_outputs()}
-        self._eager, self._graphs = _run_options(-1 if self.cuda_graphs else None), 0
+        self._queued = onnxruntime.RunOptions()
+        self._queued.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def dtype(self, name: str) -> torch.dtype:
         """The element type of an input or output, as torch's."""
@@ -61,33 +65,70 @@ class Runner:
                 bind(name, *where, number, tuple(tensor.shape), tensor.data_ptr())
         return binding
 
-    def run(self, binding: onnxruntime.IOBinding, options: onnxruntime.RunOptions | None = None) -> None:
-        """Run once. On CUDA this only queues the work: in order with torch's current stream, before and after."""
-        if self.stream is None:
-            self.session.run_with_iobinding(binding)
-            return
-        torch_stream = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(torch_stream)
-        self.session.run_with_iobinding(binding, options or self._eager)
-        torch_stream.wait_stream(self.stream)
+    def run(self, binding: onnxruntime.IOBinding) -> None:
+        """Run once. On CUDA this only queues the work: in order with torch's current stream, before and after.
 
-    def capture(self, binding: onnxruntime.IOBinding) -> onnxruntime.RunOptions:
-        """Run a binding once; the options with which it is replayed from then on, as a CUDA graph where there are any.
-
-        While it is captured, the graph runs more than once: what it writes must not depend on how often.
+        Raises
+        ------
+        MemoryError
+            If onnxruntime finds no room for what it computes on the way.
         """
-        if self.cuda_graphs:
-            self._graphs += 1
-            options = _run_options(self._graphs)
+        try:
+            if self.stream is None:
+                self.session.run_with_iobinding(binding)
+                return
+            torch_stream = torch.cuda.current_stream(self.device)
+            if torch_stream == self.stream:
+                self.session.run_with_iobinding(binding, self._queued)
+                return
+            self.stream.wait_stream(torch_stream)
+            self.session.run_with_iobinding(binding, self._queued)
+            torch_stream.wait_stream(self.stream)
+        except Exception as error:  # onnxruntime's own exceptions share no public base
+            asked = re.search(r"(?:requested buffer of size|Failed to allocate memory.*?)\D*(\d+)", str(error))
+            if asked is None:
+                raise
+            raise MemoryError(
+                f"no room on {self.device} for {int(asked[1]):,} bytes that a step needs besides its cache: ask for "
+                "fewer rows or a shorter prompt."
+            ) from error
+
+    def capture(
+        self, step: Callable[[], None], undo: Callable[[], None], result: torch.Tensor
+    ) -> torch.cuda.CUDAGraph | None:
+        """Capture what a step queues, as a CUDA graph; None where that fails and ``cuda_graphs="auto"``.
+
+        A step that left anything to the CPU would be replayed with what the CPU knew at the capture. So the graph is
+        replayed once, after ``undo``, and must give the ``result`` that the last step gave.
+        """
+        expected = result.clone()
+        try:
+            graph = self._capture(step)
+            undo()
+            graph.replay()
+            if not torch.allclose(result.float(), expected.float(), rtol=0.02, atol=0.02 * float(expected.abs().max())):
+                raise RuntimeError("the captured step does not compute what the step did")
+        except Exception as error:
+            if self.cuda_graphs != "auto":
+                raise
+            self._give_up_graphs(error)
+            result.copy_(expected)
+            return None
+        return graph
+
+    def _capture(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(self.device)
+        with torch.cuda.stream(self.stream):
+            graph.capture_begin(capture_error_mode="relaxed")  # onnxruntime may ask the driver for memory meanwhile
             try:
-                self.run(binding, options)
-                return options
-            except Exception as error:  # onnxruntime's own exceptions share no public base
-                if self.cuda_graphs != "auto":
-                    raise
-                self._give_up_graphs(error)
-        self.run(binding)
-        return self._eager
+                step()
+            except BaseException:
+                with contextlib.suppress(RuntimeError):
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        return graph
 
     def _give_up_graphs(self, error: Exception) -> None:
         self.cuda_graphs = False
@@ -104,31 +145,17 @@ class Runner:
                 "device_id": str(self.device.index or 0),
                 "user_compute_stream": str(self.stream.cuda_stream),
                 "use_tf32": "0",  # float32 means float32, as it does in torch by default
-                "enable_cuda_graph": str(int(bool(self.cuda_graphs))),
             }
             providers.insert(0, ("CUDAExecutionProvider", cuda))
         onnxruntime.set_default_logger_severity(3)  # no plugin for CUDA is no news: the provider is built in
         try:
             session = onnxruntime.InferenceSession(path, options, providers=providers)
-        except Exception as error:
-            if self.cuda_graphs != "auto":
-                raise
-            self._give_up_graphs(error)
-            return self._open(path, session_options)
         finally:
             onnxruntime.set_default_logger_severity(2)  # onnxruntime's own default
         wanted = "CUDAExecutionProvider" if self.stream is not None else "CPUExecutionProvider"
         if session.get_providers()[0] != wanted:
             raise ValueError(f"asked for {wanted}, and onnxruntime fell back to {session.get_providers()}.")
         return session
-
-
-def _run_options(graph_id: int | None) -> onnxruntime.RunOptions:
-    options = onnxruntime.RunOptions()
-    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-    if graph_id is not None:
-        options.add_run_config_entry("gpu_graph_id", str(graph_id))  # -1: not captured
-    return options
 
 
 def _pick(device: Any) -> torch.device:

@@ -36,7 +36,10 @@ class Stopping:
 
     def done(self, tokens: torch.Tensor) -> torch.Tensor:
         """Which rows of ``[batch, length]`` end with their last token: bool ``[batch]``."""
-        ended = torch.isin(tokens[:, -1], torch.tensor(self.eos_token_ids, dtype=torch.int64, device=tokens.device))
+        last = tokens[:, -1]
+        ended = torch.zeros_like(last, dtype=torch.bool)
+        for token in self.eos_token_ids:  # not as a tensor: that would be sent to the GPU at each step
+            ended |= last == token
         if self.stop_strings is not None:
             ended |= self.stop_strings(tokens, None)
         return ended
@@ -102,3 +105,29 @@ def _stop_strings(stop_strings: Any, tokenizer: Any) -> StopStringCriteria | Non
     if tokenizer is None:
         raise ValueError(f"stop_strings={stop_strings!r}: give the tokenizer too, tokenizer=..., to know their tokens.")
     return StopStringCriteria(tokenizer, strings)
+
+
+class Watch:
+    """Whether all rows have ended, seen without making a GPU wait for the host.
+
+    The answer is copied to the host when it is there; it is looked at one step later, while the next one runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        self.seen = torch.zeros((), dtype=torch.bool, pin_memory=on_gpu)
+        self.event = torch.cuda.Event() if on_gpu else None
+        self.posted = False
+
+    def post(self, ended: torch.Tensor) -> None:
+        """Which rows have ended, bool ``[batch]``, as of now."""
+        self.seen.copy_(ended.all(), non_blocking=True)
+        self.posted = True
+        if self.event is not None:
+            self.event.record()
+
+    def over(self) -> bool:
+        """Whether they all had when it was posted last."""
+        if self.posted and self.event is not None:
+            self.event.synchronize()
+        return self.posted and bool(self.seen)

@@ -1,0 +1,183 @@
+"""The decode loops that are compared: each is opened once and then runs prompts, ``run(input_ids, k) -> tokens``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import decodeloop
+
+Run = Callable[[torch.Tensor, int], torch.Tensor]
+
+
+class Skipped(Exception):
+    """Why a loop cannot be run here."""
+
+
+def generate(model, folder: Path) -> Run:
+    """transformers' own loop, with a cache that grows."""
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    return lambda ids, k: model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=k, **options)
+
+
+def generate_static(model, folder: Path) -> Run:
+    """The same with a static cache, its step compiled (on a GPU)."""
+    if model.device.type == "cpu":
+        raise Skipped("transformers compiles the step on a GPU only")
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "cache_implementation": "static"}
+    return lambda ids, k: model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=k, **options)
+
+
+def torch_loop(model, folder: Path) -> Run:
+    """decodeloop.generate: the loop of the first page."""
+    return lambda ids, k: decodeloop.generate(model, ids, max_new_tokens=k, eos_token_id=None)
+
+
+def torch_static(model, folder: Path) -> Run:
+    """decodeloop.TorchDecoder: a static cache; on a GPU, a captured step."""
+    decoder = decodeloop.TorchDecoder(model)
+    return lambda ids, k: decoder.generate(ids, max_new_tokens=k, eos_token_id=None)
+
+
+def torch_compiled(model, folder: Path) -> Run:
+    """decodeloop.TorchDecoder with its step compiled, then captured."""
+    if model.device.type == "cpu":
+        raise Skipped("compiled for a GPU only")
+    decoder = decodeloop.TorchDecoder(model, compile=True)
+    return lambda ids, k: decoder.generate(ids, max_new_tokens=k, eos_token_id=None)
+
+
+def onnx_dynamo(model, folder: Path) -> Run:
+    """The plain graph: a cache that grows, two sets of buffers."""
+    return _onnx(_export(model, folder, "dynamo"))
+
+
+def onnx_gqa(model, folder: Path) -> Run:
+    """The fused graph: one buffer for past and present; on a GPU, a captured step."""
+    return _onnx(_export(model, folder, "gqa"))
+
+
+def onnx_gqa_eager(model, folder: Path) -> Run:
+    """The fused graph, its steps launched one by one."""
+    if model.device.type == "cpu":
+        raise Skipped("there are no CUDA graphs on a CPU")
+    return _onnx(_export(model, folder, "gqa"), cuda_graph=False)
+
+
+def onnx_int8(model, folder: Path) -> Run:
+    """The fused graph with weights of 8 bits."""
+    return _onnx(_quantized(model, folder, 8))
+
+
+def onnx_int4(model, folder: Path) -> Run:
+    """The fused graph with weights of 4 bits."""
+    return _onnx(_quantized(model, folder, 4))
+
+
+def genai(model, folder: Path) -> Run:
+    """onnxruntime-genai, the graph of its own builder."""
+    return _genai(model, folder, cuda_graph=False)
+
+
+def genai_graph(model, folder: Path) -> Run:
+    """The same with its CUDA graph."""
+    if model.device.type == "cpu":
+        raise Skipped("there are no CUDA graphs on a CPU")
+    return _genai(model, folder, cuda_graph=True)
+
+
+LOOPS: dict[str, Callable[..., Run]] = {
+    "generate": generate,
+    "generate static": generate_static,
+    "torch": torch_loop,
+    "torch static": torch_static,
+    "torch compiled": torch_compiled,
+    "onnx dynamo": onnx_dynamo,
+    "onnx gqa no graph": onnx_gqa_eager,
+    "onnx gqa": onnx_gqa,
+    "onnx gqa int8": onnx_int8,
+    "onnx gqa int4": onnx_int4,
+    "genai": genai,
+    "genai graph": genai_graph,
+}
+
+
+def _export(model, folder: Path, exporter: str) -> Path:
+    path = folder / f"{exporter}.onnx"
+    if not path.exists():
+        report = decodeloop.export_onnx(model, path, exporter=exporter, logits="last")
+        print(f"  exported {exporter}: {report.seconds:.1f} s, {report.bytes / 1e6:.0f} MB", flush=True)
+    return path
+
+
+def _quantized(model, folder: Path, bits: int) -> Path:
+    path = folder / f"gqa.int{bits}.onnx"
+    return path if path.exists() else decodeloop.quantize_onnx(_export(model, folder, "gqa"), path, bits=bits)
+
+
+def _onnx(path: Path, **options) -> Run:
+    decoder = decodeloop.OnnxDecoder(path, **options)
+    return lambda ids, k: decoder.generate(ids, max_new_tokens=k, eos_token_id=None)
+
+
+def _genai(model, folder: Path, cuda_graph: bool) -> Run:
+    if importlib.util.find_spec("onnxruntime_genai") is None:
+        raise Skipped("onnxruntime-genai is not installed")
+    import onnxruntime_genai
+
+    built = _genai_folder(model, folder)
+    target = folder / f"genai-{'graph' if cuda_graph else 'plain'}"
+    if not target.exists():
+        target.mkdir()
+        for file in built.iterdir():
+            (target / file.name).symlink_to(file)
+        config = json.loads((built / "genai_config.json").read_text())
+        config["model"]["eos_token_id"] = config["model"]["vocab_size"] + 1  # no text ends early
+        providers = config["model"]["decoder"]["session_options"].get("provider_options", [])
+        for provider in providers:
+            for options in provider.values():
+                options["enable_cuda_graph"] = str(int(cuda_graph))
+        (target / "genai_config.json").unlink()
+        (target / "genai_config.json").write_text(json.dumps(config))
+    session = onnxruntime_genai.Model(str(target))
+
+    def run(ids: torch.Tensor, k: int) -> torch.Tensor:
+        rows, length = ids.shape
+        params = onnxruntime_genai.GeneratorParams(session)
+        params.set_search_options(do_sample=False, batch_size=rows, max_length=length + k)
+        generator = onnxruntime_genai.Generator(session, params)
+        tokens = ids.cpu().numpy().astype("int32")
+        generator.append_tokens(tokens if rows > 1 else tokens[0])
+        for _ in range(k):
+            generator.generate_next_token()
+        return torch.tensor([generator.get_sequence(row) for row in range(rows)]).to(ids.device, torch.int64)
+
+    return run
+
+
+def _genai_folder(model, folder: Path) -> Path:
+    """The graph of onnxruntime-genai's builder, made from a checkpoint on disk."""
+    out, checkpoint = folder / "genai", folder / "checkpoint"
+    if out.exists():
+        return out
+    model.save_pretrained(checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text())
+    rope = config.get("rope_parameters") or {}
+    config |= {name: rope[name] for name in ("partial_rotary_factor", "rope_theta") if name in rope}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    decodeloop.load().tokenizer.save_pretrained(checkpoint)  # the builder copies one; it is not used
+    on_gpu = model.device.type == "cuda"
+    precision = ["-p", "fp16", "-e", "cuda"] if on_gpu else ["-p", "fp32", "-e", "cpu"]
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", checkpoint, "-o", out, *precision]
+    built = subprocess.run([*command, "-c", folder / "genai-cache"], capture_output=True, text=True)
+    shutil.rmtree(checkpoint)
+    if built.returncode:
+        raise Skipped(f"onnxruntime-genai's builder failed: {built.stderr.strip().splitlines()[-1]}")
+    return out
