@@ -139,7 +139,7 @@ def _genai(model, folder: Path, cuda_graph: bool) -> Run:
         for file in built.iterdir():
             (target / file.name).symlink_to(file)
         config = json.loads((built / "genai_config.json").read_text())
-        config["model"]["eos_token_id"] = config["model"]["vocab_size"] + 1  # no text ends early
+        config["model"]["eos_token_id"] = config["model"]["vocab_size"] - 1  # a text that it ends early is not timed
         providers = config["model"]["decoder"]["session_options"].get("provider_options", [])
         for provider in providers:
             for options in provider.values():

@@ -55,7 +55,7 @@ def llama_graph(llama, tmp_path_factory):
 @pytest.fixture(scope="session")
 def phi_shared(phi, tmp_path_factory):
     """The report of phi's export with a shared cache."""
-    return decodeloop.export_onnx(phi, tmp_path_factory.mktemp("phi-gqa") / "model.onnx", exporter="gqa")
+    return decodeloop.export_onnx(phi, tmp_path_factory.mktemp("phi-gqa") / "model.onnx", exporter="gqa", logits="all")
 
 
 @pytest.fixture(params=["torch", "onnx", "gqa"])
