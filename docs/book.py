@@ -5,11 +5,23 @@ import re
 from pathlib import Path
 
 #: The learning path: every page of gallery/, in the order in which to read them.
-PAGES = ["plot_generate.py"]
+SECTIONS = {
+    "Generate": [
+        "plot_generate.py",
+        "plot_kv_cache.py",
+        "plot_sampling.py",
+        "plot_batch.py",
+        "plot_streaming_and_lookup.py",
+    ],
+    "Export": ["plot_export.py", "plot_precision.py"],
+    "Go fast": ["plot_onnx_speed.py", "plot_engines.py"],
+    "Traps": ["plot_traps.py"],
+}
+PAGES = [page for pages in SECTIONS.values() for page in pages]
 
 
 class PageOrder:
-    """Sorts the pages as PAGES does; a page that is not listed there fails the build."""
+    """Sorts the pages as SECTIONS does; a page that is not listed there fails the build."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -17,7 +29,7 @@ class PageOrder:
     def __call__(self, page: str) -> int:
         name = Path(page).name
         if name not in PAGES:
-            raise ValueError(f"gallery/{name} has no place in the book: add it to PAGES in docs/book.py.")
+            raise ValueError(f"gallery/{name} has no place in the book: add it to SECTIONS in docs/book.py.")
         return PAGES.index(name)
 
     def __repr__(self) -> str:  # part of Sphinx's configuration, which is compared between builds
