@@ -58,9 +58,11 @@ def phi_shared(phi, tmp_path_factory):
     return decodeloop.export_onnx(phi, tmp_path_factory.mktemp("phi-gqa") / "model.onnx", exporter="gqa", logits="all")
 
 
-@pytest.fixture(params=["torch", "onnx", "gqa"])
+@pytest.fixture(params=["torch", "static", "onnx", "gqa"])
 def decoder(request, phi, phi_graph, phi_shared):
     """``generate(input_ids, **options)`` of all loops, over the same weights."""
+    if request.param == "static":
+        return decodeloop.TorchDecoder(phi).generate
     if request.param == "torch":
         return lambda input_ids, **options: decodeloop.generate(phi, input_ids, **options)
     return decodeloop.OnnxDecoder({"onnx": phi_graph, "gqa": phi_shared}[request.param].path, device="cpu").generate

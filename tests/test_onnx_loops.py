@@ -31,7 +31,7 @@ def test_a_session_is_returned_and_reused(phi, phi_graph):
 
 
 def test_one_decoder_serves_growing_and_shrinking_requests(phi, phi_graph):
-    decoder = OnnxDecoder(phi_graph.path, device="cpu", capacity=4)
+    decoder = OnnxDecoder(phi_graph.path, device="cpu", capacity=30)
     for batch, length, new in [(1, 3, 2), (4, 30, 10), (2, 1, 60), (5, 9, 3)]:
         ids = prompt_ids(batch, length)
         options = {"max_new_tokens": new, "eos_token_id": None}
@@ -114,3 +114,13 @@ def test_cuda_without_a_gpu_is_an_error(phi_graph):
 def test_capacity_must_be_positive(phi_graph, capacity):
     with pytest.raises(ValueError, match=f"capacity={capacity}"):
         OnnxDecoder(phi_graph.path, capacity=capacity)
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "gqa"])
+def test_capacity_must_hold_the_prompt(phi, phi_graph, phi_shared, exporter):
+    path = {"dynamo": phi_graph, "gqa": phi_shared}[exporter].path
+    decoder = OnnxDecoder(path, device="cpu", capacity=10)
+    with pytest.raises(ValueError, match="capacity=10 is smaller than the prompt, which has 11 positions"):
+        decoder.generate(prompt_ids(1, 11))
+    ids = prompt_ids(1, 10)
+    assert torch.equal(decoder.generate(ids, max_new_tokens=90), decodeloop.generate(phi, ids, max_new_tokens=90))

@@ -16,8 +16,11 @@ from decodeloop.loops import generate, stream
 from decodeloop.models import LoadedModel, get_weight_type, load, unit_test_going
 from decodeloop.onnx_loops import OnnxDecoder, onnx_generate
 from decodeloop.provenance import Provenance, provenance
+from decodeloop.quantize import quantize_onnx
 from decodeloop.rewind import crop_cache
+from decodeloop.roofline import Roofline, roofline
 from decodeloop.sampling import Sampler
+from decodeloop.static_loops import TorchDecoder
 from decodeloop.timing import (
     GenerationTiming,
     Timing,
@@ -36,8 +39,10 @@ __all__ = [
     "OnnxDecoder",
     "PromptLookup",
     "Provenance",
+    "Roofline",
     "Sampler",
     "Timing",
+    "TorchDecoder",
     "VerifyReport",
     "cache_to_tensors",
     "crop_cache",
@@ -55,6 +60,8 @@ __all__ = [
     "prefill_and_decode",
     "prefill_and_decode_all",
     "provenance",
+    "quantize_onnx",
+    "roofline",
     "stream",
     "string_diff",
     "string_type",

@@ -6,8 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 import warnings
 from collections import Counter
@@ -15,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import onnx_ir
 import torch
 from transformers import PreTrainedModel
 
@@ -31,7 +28,7 @@ from decodeloop.flat_decoder import (
 from decodeloop.fused_decoder import fusable, fused_decoder
 from decodeloop.gqa import GqaDecoder, gqa_attentions, gqa_inputs
 from decodeloop.models import get_weight_type
-from decodeloop.onnx_file import METADATA
+from decodeloop.onnx_file import METADATA, save_graph
 from decodeloop.onnx_ops import TRANSLATIONS
 
 EXPORTERS = ("dynamo", "gqa")
@@ -130,7 +127,7 @@ def export_onnx(
     else:
         graph = _trace(model, exporter, last_only).model
     graph.metadata_props[METADATA] = _metadata(model, exporter)
-    _save(graph, path)
+    save_graph(graph, path)
     return _report(path, exporter, time.perf_counter() - started)
 
 
@@ -200,17 +197,6 @@ def _metadata(model: PreTrainedModel, exporter: str) -> str:
         },
         default=str,
     )
-
-
-def _save(graph: onnx_ir.Model, path: Path) -> None:
-    """Write both files under temporary names, then rename: no half-written graph is ever left at ``path``."""
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".export-"))
-    try:
-        onnx_ir.save(graph, folder / path.name, external_data=f"{path.name}.data")
-        for file in sorted(folder.iterdir(), key=lambda file: file.name, reverse=True):  # the weights first
-            os.replace(file, path.parent / file.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _report(path: Path, exporter: str, seconds: float) -> ExportReport:

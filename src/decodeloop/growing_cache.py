@@ -8,6 +8,7 @@ import torch
 
 from decodeloop.prompt import Prompt
 from decodeloop.runner import Runner
+from decodeloop.steps import check_capacity, no_room
 
 
 class GrowingCache:
@@ -17,15 +18,17 @@ class GrowingCache:
     present. Then the two change places.
     """
 
-    def __init__(self, runner: Runner, vocab_size: int, capacity: int) -> None:
-        self.runner, self.vocab_size = runner, vocab_size
+    def __init__(self, runner: Runner, vocab_size: int, capacity: int | None) -> None:
+        self.runner, self.vocab_size, self.least = runner, vocab_size, capacity
         self.shapes = cache_shapes(runner)
-        self.positions = capacity  # of all rows together
-        self.past, self.present = self._allocate(capacity), self._allocate(capacity)
+        self.positions = 0  # of all rows together
+        self.past, self.present = {}, {}
 
     def start(self, prompt: Prompt, capacity: int) -> None:
         """Forget the text; make room for ``capacity`` positions of the prompt's rows."""
         self.prompt, self.rows, self.length = prompt, len(prompt.input_ids), 0
+        check_capacity(self.least, prompt.input_ids.shape[1])
+        capacity = max(capacity, self.least or 0)
         if self.rows * capacity > self.positions:
             self.past = self.present = {}  # let go of the old buffers before asking for new ones
             self.positions, asked = 0, self.rows * capacity
@@ -94,10 +97,7 @@ def allocate(runner: Runner, shapes: dict[str, tuple[int, ...]], zeros: bool = F
         return {name: make(shape, dtype=runner.dtype(name), device=runner.device) for name, shape in shapes.items()}
     except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own
         asked = sum(math.prod(shape) * runner.dtype(name).itemsize for name, shape in shapes.items())
-        raise MemoryError(
-            f"no room on {runner.device} for a cache of {asked:,} bytes ({asked / 2**30:.1f} GiB): ask for fewer rows, "
-            "a shorter prompt, or fewer new tokens."
-        ) from error
+        raise no_room(runner.device, asked) from error
 
 
 def present_name(name: str) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
@@ -64,6 +68,17 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     yield from walk(proto.graph.node, proto.graph.initializer)
     for function in proto.functions:
         yield from walk(function.node, [])
+
+
+def save_graph(graph: onnx_ir.Model, path: Path) -> None:
+    """Write both files under temporary names, then rename: no half-written graph is ever left at ``path``."""
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".export-"))
+    try:
+        onnx_ir.save(graph, folder / path.name, external_data=f"{path.name}.data")
+        for file in sorted(folder.iterdir(), key=lambda file: file.name, reverse=True):  # the weights first
+            os.replace(file, path.parent / file.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def graph_facts(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from decodeloop.onnx_file import check_graph_file, graph_facts, model_facts
 from decodeloop.prompt import Prompt
 from decodeloop.runner import Runner
 from decodeloop.shared_cache import SharedCache
+from decodeloop.steps import check_capacity
 
 
 class OnnxDecoder:
@@ -36,7 +37,7 @@ class OnnxDecoder:
     device : str or torch.device
         ``"auto"`` is CUDA where torch and onnxruntime both see a GPU.
     capacity : int, optional
-        Positions that the buffers hold at first; they grow when a generation needs more.
+        Positions that the buffers hold at first; they grow when a generation needs more. At least the prompt's length.
     cuda_graph : bool or "auto"
         On CUDA, with a graph of ``exporter="gqa"``: capture a decode step once and replay it.
     session_options : onnxruntime.SessionOptions, optional
@@ -67,8 +68,7 @@ class OnnxDecoder:
         cuda_graph: bool | str = "auto",
         session_options: onnxruntime.SessionOptions | None = None,
     ) -> None:
-        if capacity is not None and capacity < 1:
-            raise ValueError(f"capacity={capacity}: expected 1 or more positions, or None.")
+        check_capacity(capacity, 0)
         self.path = Path(path)
         check_graph_file(self.path)
         facts = graph_facts(self.path)
@@ -92,7 +92,7 @@ class OnnxDecoder:
         self.vocab_size = vocabulary if isinstance(vocabulary, int) else getattr(self.config, "vocab_size", None)
         self.max_positions = getattr(self.config, "max_position_embeddings", None)
         self.turn, self.queues = 0, self.device.type == "cuda"
-        self._cache = (SharedCache if shared else GrowingCache)(self._runner, self.vocab_size, capacity or 0)
+        self._cache = (SharedCache if shared else GrowingCache)(self._runner, self.vocab_size, capacity)
 
     def generate(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
         """Continue a batch of prompts; arguments, result and errors are those of :func:`decodeloop.generate`."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import onnxruntime
 import torch
 
+from decodeloop.cuda_graph import Capture
 from decodeloop.models import pick_device
 from decodeloop.onnx_file import TYPES
 
@@ -43,8 +42,8 @@ class Runner:
     ) -> None:
         self.device = _pick(device)
         on_gpu = self.device.type == "cuda"
-        self.cuda_graphs = on_gpu and cuda_graphs
         self.stream = torch.cuda.Stream(self.device) if on_gpu else None
+        self.capture = Capture(cuda_graphs, self.stream)
         self.session = self._open(str(path), session_options)
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.outputs = {o.name: o for o in self.session.get_outputs()}
@@ -92,48 +91,6 @@ class Runner:
                 f"no room on {self.device} for {int(asked[1]):,} bytes that a step needs besides its cache: ask for "
                 "fewer rows or a shorter prompt."
             ) from error
-
-    def capture(
-        self, step: Callable[[], None], undo: Callable[[], None], result: torch.Tensor
-    ) -> torch.cuda.CUDAGraph | None:
-        """Capture what a step queues, as a CUDA graph; None where that fails and ``cuda_graphs="auto"``.
-
-        A step that left anything to the CPU would be replayed with what the CPU knew at the capture. So the graph is
-        replayed once, after ``undo``, and must give the ``result`` that the last step gave.
-        """
-        expected = result.clone()
-        try:
-            graph = self._capture(step)
-            undo()
-            graph.replay()
-            if not torch.allclose(result.float(), expected.float(), rtol=0.02, atol=0.02 * float(expected.abs().max())):
-                raise RuntimeError("the captured step does not compute what the step did")
-        except Exception as error:
-            if self.cuda_graphs != "auto":
-                raise
-            self._give_up_graphs(error)
-            result.copy_(expected)
-            return None
-        return graph
-
-    def _capture(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize(self.device)
-        with torch.cuda.stream(self.stream):
-            graph.capture_begin(capture_error_mode="relaxed")  # onnxruntime may ask the driver for memory meanwhile
-            try:
-                step()
-            except BaseException:
-                with contextlib.suppress(RuntimeError):
-                    graph.capture_end()
-                raise
-            graph.capture_end()
-        return graph
-
-    def _give_up_graphs(self, error: Exception) -> None:
-        self.cuda_graphs = False
-        reason = str(error).strip().splitlines()[0]
-        warnings.warn(f"no CUDA graph, so steps are launched one by one: {reason}", stacklevel=2)
 
     def _open(self, path: str, session_options: onnxruntime.SessionOptions | None) -> onnxruntime.InferenceSession:
         options = session_options or onnxruntime.SessionOptions()

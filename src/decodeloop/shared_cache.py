@@ -12,26 +12,23 @@ import torch
 from decodeloop.growing_cache import allocate, cache_shapes, check_tensors, empty_logits, present_name
 from decodeloop.prompt import Prompt
 from decodeloop.runner import Runner
-
-BUCKET = 64  # capacities are multiples of it: attention costs by capacity, and each one is captured anew
-AHEAD = 256  # room for so many new tokens at first: a long answer makes the buffers grow when it comes to it
-KEPT = 4  # so many sets of buffers are kept for the next request of the same size
+from decodeloop.steps import Steps
 
 
 class SharedCache:
     """Steps of a graph of ``exporter="gqa"``."""
 
-    def __init__(self, runner: Runner, vocab_size: int, capacity: int) -> None:
-        self.runner, self.vocab_size, self.least = runner, vocab_size, capacity
+    def __init__(self, runner: Runner, vocab_size: int, capacity: int | None) -> None:
+        self.runner, self.vocab_size = runner, vocab_size
         self.shapes = cache_shapes(runner)
-        self.steps: dict[tuple[int, int], DecodeStep] = {}
+        self.steps = Steps(self._new_step, capacity)
 
     def start(self, prompt: Prompt, capacity: int) -> None:
         """Forget the text; make room for the prompt's rows, and for the first of ``capacity`` positions in all."""
         self.prompt, (self.rows, length), self.length = prompt, prompt.input_ids.shape, 0
         self.padding = (prompt.attention_mask == 0).sum(-1)
         self.padded = bool(self.padding.any())
-        self._take(max(min(capacity, length + AHEAD), self.least))
+        self.step: DecodeStep = self.steps.start(self.rows, length, capacity)
 
     def load(self, tensors: list[torch.Tensor]) -> None:
         """Fill the cache with flat tensors, copied."""
@@ -73,20 +70,12 @@ class SharedCache:
             for t in self.step.cache.values()
         ]
 
-    def _take(self, capacity: int) -> None:
-        """The buffers of this many rows and at least ``capacity`` positions, of an earlier request if they fit."""
-        capacity = -(-capacity // BUCKET) * BUCKET
-        fitting = [size for rows, size in self.steps if rows == self.rows and capacity <= size <= 2 * capacity]
-        key = self.rows, min(fitting, default=capacity)
-        if key not in self.steps:
-            while len(self.steps) >= KEPT:
-                self.steps.pop(next(iter(self.steps)))
-            self.steps[key] = DecodeStep(self.runner, self.shapes, *key, self.vocab_size)
-        self.step = self.steps[key] = self.steps.pop(key)  # the latest one stands last
+    def _new_step(self, rows: int, capacity: int) -> DecodeStep:
+        return DecodeStep(self.runner, self.shapes, rows, capacity, self.vocab_size)
 
     def _grow(self, needed: int) -> None:
         old = self.step
-        self._take(max(needed, 2 * old.capacity))
+        self.step = self.steps.grow(self.rows, needed, old.capacity)
         for name, buffer in self.step.cache.items():
             buffer[:, :, : self.length] = old.cache[name][:, :, : self.length]
         self.step.set_lengths(self.length - self.padding)
@@ -170,7 +159,7 @@ class DecodeStep:
             return self.logits
         self._step()
         self.steps += 1
-        if self.steps == self.WARM_UP and self.runner.cuda_graphs:
+        if self.steps == self.WARM_UP and self.runner.capture.wanted:
             self.graph = self.runner.capture(self._step, lambda: self.positions.sub_(1), self.logits)
         return self.logits
 

@@ -1,0 +1,193 @@
+"""Weights of 8 or 4 bits: what a decode step must read becomes a quarter or an eighth of what float32 takes.
+
+A matrix is cut into blocks of ``block_size`` weights along its input dimension. Of each block, the weights are stored
+as whole numbers and, in the graph's dtype, their scale; at 8 or 4 bits, ``weight = (number - zero point) * scale``.
+``com.microsoft::MatMulNBits`` multiplies by such a matrix without unpacking it in memory.
+
+Source: the operator's documentation, onnxruntime's ``docs/ContribOperators.md``; rounding and packing are those of
+onnxruntime's own quantizer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from decodeloop.onnx_file import METADATA, check_graph_file, save_graph
+
+QUANTIZED = ("MatMulNBits", "GatherBlockQuantized", "MatMulBnb4", "DequantizeLinear", "MatMulInteger")
+
+
+def quantize_onnx(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    bits: int = 8,
+    block_size: int = 32,
+    symmetric: bool = True,
+    head: bool = True,
+    accuracy_level: int = 4,
+) -> Path:
+    """Write a graph with the weights of its matrix products in 8 or 4 bits.
+
+    Everything else keeps its type: the embedding table, which is only gathered from, norms, biases and the cache. A
+    head that shares the embedding table gets a quantized copy of its own.
+
+    Parameters
+    ----------
+    source : str or path
+        A graph with weights in float32, float16 or bfloat16, such as :func:`decodeloop.export_onnx` writes.
+    target : str or path
+        The file to write, in an existing folder; the weights go beside it, to ``<target>.data``.
+    bits : int
+        8 or 4.
+    block_size : int
+        Weights that share a scale: 16, 32, 64, 128 or 256. Smaller ones follow the weights more closely and take more
+        bytes: a float32 scale for each 32 weights adds 1 bit to each.
+    symmetric : bool
+        Without zero points: zero is stored exactly, and a step reads fewer bytes. With ``False``, each block has a
+        zero point, which uses all of the numbers where a block's weights are not centred.
+    head : bool
+        Whether the output projection, often the largest product of all, is quantized too.
+    accuracy_level : int
+        What a CPU may round activations to within a product: 0 and 1 keep float32, 4 allows 8 bits, which is the
+        fastest. GPUs ignore it.
+
+    Returns
+    -------
+    Path
+        ``target``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``source`` or the folder of ``target`` does not exist.
+    ValueError
+        If ``source`` is quantized already or has no matrix product with constant weights, or an argument cannot be
+        used.
+    """
+    source, target = Path(source), Path(target)
+    _check(source, target, bits, block_size, accuracy_level)
+    model = ir.load(source)
+    present = sorted({node.op_type for node in model.graph} & set(QUANTIZED))
+    if present:
+        raise ValueError(
+            f"{source.name} is quantized already: it has {', '.join(present)} nodes. Quantize the graph that it was "
+            "made from; rounding twice loses more than rounding once."
+        )
+    quantizer = _quantizer(bits, block_size, symmetric)
+    products = [node for node in model.graph if node.op_type == "MatMul" and _weight(node.inputs[1]) is not None]
+    if not head:
+        products = [node for node in products if node not in _head(model)]
+    if not products:
+        raise ValueError(f"{source.name} has no matrix product with constant weights: there is nothing to quantize.")
+    for node in products:
+        _replace(model.graph, node, quantizer, accuracy_level)
+    _drop_unused(model.graph)
+    model.graph.opset_imports.setdefault("com.microsoft", 1)
+    facts = json.loads(model.metadata_props.get(METADATA, "{}"))
+    if facts:
+        model.metadata_props[METADATA] = json.dumps(facts | {"bits": bits, "block_size": block_size})
+    save_graph(model, target)
+    return target
+
+
+def _check(source: Path, target: Path, bits: int, block_size: int, accuracy_level: int) -> None:
+    if bits not in (4, 8):
+        raise ValueError(f"bits={bits!r}: expected 8 or 4.")
+    if block_size not in (16, 32, 64, 128, 256):
+        raise ValueError(f"block_size={block_size!r}: expected 16, 32, 64, 128 or 256, which the operator has.")
+    if accuracy_level not in range(5):
+        raise ValueError(f"accuracy_level={accuracy_level!r}: expected 0 to 4.")
+    check_graph_file(source)
+    if target.is_dir():
+        raise ValueError(f"target={str(target)!r} is a directory: expected a file name in it, such as model.int8.onnx.")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist.")
+    if target.resolve() == source.resolve():
+        raise ValueError(f"source and target are both {str(source)!r}: the weights are read while they are written.")
+
+
+def _weight(value: ir.Value | None) -> np.ndarray | None:
+    """The constant ``[K, N]`` matrix that a product multiplies by, a transposed one included; None if there is none."""
+    if value is None:
+        return None
+    node = value.producer()
+    if node is not None and node.op_type == "Transpose":
+        inner = _weight(node.inputs[0])
+        return None if inner is None else inner.T
+    constant = ir.convenience.get_const_tensor(value)
+    return None if constant is None or len(constant.shape) != 2 else constant.numpy()
+
+
+def _head(model: ir.Model) -> list[ir.Node]:
+    """The last product before the logits."""
+    value = next(output for output in model.graph.outputs if output.name == "logits")
+    node = value.producer()
+    while node is not None and node.op_type != "MatMul":
+        node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    return [] if node is None else [node]
+
+
+def _replace(graph: ir.Graph, node: ir.Node, quantizer: Any, accuracy_level: int) -> None:
+    weight = _weight(node.inputs[1])
+    name = node.inputs[1].name if node.inputs[1].producer() is None else f"{node.outputs[0].name}.weight"
+    like = weight.dtype
+    packed, scales, zero_points = quantizer.qbits_block_quant(
+        np.ascontiguousarray(weight if like in (np.float32, np.float16) else weight.astype(np.float32))
+    )
+    config = quantizer.config
+    tensors = [ir.Tensor(packed), ir.Tensor(scales.astype(like))]
+    if not config.is_symmetric:
+        tensors.append(ir.Tensor(zero_points))
+    inputs = [node.inputs[0]]
+    for tensor, suffix in zip(tensors, ("quantized", "scales", "zero_points"), strict=False):
+        value = ir.Value(name=f"{name}.{suffix}", type=ir.TensorType(tensor.dtype), shape=tensor.shape)
+        value.const_value, tensor.name = tensor, value.name
+        if value.name not in graph.initializers:
+            graph.register_initializer(value)
+        inputs.append(graph.initializers[value.name])
+    attributes = {"K": weight.shape[0], "N": weight.shape[1], "bits": config.bits, "block_size": config.block_size}
+    if accuracy_level:
+        attributes["accuracy_level"] = accuracy_level
+    new = ir.node("MatMulNBits", inputs, attributes, domain="com.microsoft", num_outputs=1, name=node.name)
+    old, output = node.outputs[0], new.outputs[0]
+    output.name, output.type, output.shape = old.name, old.type, old.shape
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [new], [old], [output])
+
+
+def _drop_unused(graph: ir.Graph) -> None:
+    """Transpositions and matrices that nothing reads any more."""
+    outputs = set(graph.outputs)
+    for node in reversed(list(graph)):
+        if not any(output.uses() or output in outputs for output in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and value not in outputs:
+            del graph.initializers[name]
+
+
+def _quantizer(bits: int, block_size: int, symmetric: bool) -> Any:
+    with _root_logger_untouched():
+        from onnxruntime.quantization import matmul_nbits_quantizer as library
+    config = library.DefaultWeightOnlyQuantConfig(block_size=block_size, is_symmetric=symmetric, bits=bits)
+    return library.DefaultWeightOnlyQuantizer(config)
+
+
+@contextlib.contextmanager
+def _root_logger_untouched() -> Iterator[None]:
+    """That module sets up logging for the whole process when it is imported, which is the application's business."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:], root.level = handlers, level

@@ -1,0 +1,161 @@
+"""The limit of a decode step: what it must read from memory, over how fast memory can be read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+
+from decodeloop.cache import empty_tensors
+from decodeloop.cache_layers import kv_layers
+from decodeloop.models import get_weight_type
+from decodeloop.onnx_file import check_graph_file, graph_facts, model_facts
+from decodeloop.timing import memory_bandwidth
+
+#: Operators that read a few rows of a table, not all of it, and from which of their inputs on.
+GATHERING = {"Gather": 0, "GatherBlockQuantized": 0, "GroupQueryAttention": 7}
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The least time of a decode step. Printed: ``0.61 ms per step, 1632 tokens/s: 2.63 GB of weights at 4.29 TB/s``.
+
+    Source: the roofline model of `Williams, Waterman and Patterson (2009)
+    <https://doi.org/10.1145/1498765.1498785>`_, of which a decode step of few rows is always in the part that
+    memory bounds: it does one multiplication and one addition with each weight that it reads.
+
+    Attributes
+    ----------
+    weights : int
+        Bytes of weights that a step reads.
+    cache : int
+        Bytes of keys and values that it reads, of all rows.
+    bandwidth : float
+        Bytes per second.
+    batch : int
+        Rows, for each of which a step writes a token.
+    """
+
+    weights: int
+    cache: int
+    bandwidth: float
+    batch: int = 1
+
+    @property
+    def bytes(self) -> int:
+        """What a step reads."""
+        return self.weights + self.cache
+
+    @property
+    def seconds(self) -> float:
+        """The least time of one step."""
+        return self.bytes / self.bandwidth
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The most tokens per second, of all rows."""
+        return self.batch / self.seconds
+
+    def share(self, seconds: float) -> float:
+        """What share of the limit a loop reaches that takes ``seconds`` per step: 1 is the limit itself."""
+        return self.seconds / seconds
+
+    def __str__(self) -> str:
+        cache = f" + {_size(self.cache)} of cache" if self.cache else ""
+        return (
+            f"{1e3 * self.seconds:.3g} ms per step, {self.tokens_per_second:.4g} tokens/s: {_size(self.weights)} of "
+            f"weights{cache} at {_size(self.bandwidth)}/s"
+        )
+
+
+def roofline(
+    model: PreTrainedModel | Any,
+    device: torch.device | str = "auto",
+    *,
+    length: int = 0,
+    batch: int = 1,
+    bandwidth: float | None = None,
+) -> Roofline:
+    """What a decode step must read, and how long that takes at the least.
+
+    Every weight is read once, whatever the number of rows, but for a table that is only gathered from: the embedding,
+    unless the head shares it. The keys and values of all earlier positions are read too; a layer with a sliding
+    window reads those within it. Of a mixture of experts, all are counted, which few rows do not read.
+
+    Parameters
+    ----------
+    model : transformers PreTrainedModel, OnnxDecoder, or path of an ONNX graph
+        A graph's weights are counted as they are stored in it, so that a quantized one has a limit of its own.
+    device : str or torch.device
+        Whose memory is read; ``"auto"`` is CUDA where present.
+    length : int
+        Positions that the cache holds, in each row.
+    batch : int
+        Rows.
+    bandwidth : float, optional
+        Bytes per second; default: measured, by :func:`decodeloop.memory_bandwidth`.
+
+    Returns
+    -------
+    Roofline
+
+    Raises
+    ------
+    ValueError
+        If ``length`` is below 0 or ``batch`` below 1, or ``model`` is none of the above.
+    RuntimeError
+        If ``device`` is a GPU that is not there.
+    """
+    if length < 0 or batch < 1:
+        raise ValueError(f"length={length}, batch={batch}: expected 0 or more positions of 1 or more rows.")
+    if isinstance(model, PreTrainedModel):
+        weights, config, dtype = _weights(model), model.config.get_text_config(decoder=True), get_weight_type(model)
+    elif isinstance(model, str | os.PathLike) or hasattr(model, "path"):
+        weights, config, dtype = _graph(Path(getattr(model, "path", model)))
+    else:
+        raise ValueError(f"{type(model).__name__}: expected a transformers model, an OnnxDecoder, or a graph's path.")
+    cache = 0 if config is None or not length else _cache(config, dtype, length) * batch
+    return Roofline(weights, cache, memory_bandwidth(device) if bandwidth is None else float(bandwidth), batch)
+
+
+def _weights(model: torch.nn.Module) -> int:
+    gathered, read = {}, {}
+    for module in model.modules():
+        found = gathered if isinstance(module, torch.nn.Embedding) else read
+        found |= {id(parameter): parameter for parameter in module.parameters(recurse=False)}
+    return sum(parameter.nbytes for parameter in read.values())
+
+
+def _graph(path: Path) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
+    check_graph_file(path)
+    facts = graph_facts(path)
+    graph = ir.load(path).graph
+    read = [value for value in graph.initializers.values() if any(_reads(*use) for use in value.uses())]
+    dtype = getattr(torch, facts["dtype"]) if facts else torch.float32
+    return sum(value.const_value.nbytes for value in read), model_facts(facts, path)[0], dtype
+
+
+def _reads(node: ir.Node, index: int) -> bool:
+    """Whether a use of a tensor as a node's input reads all of it."""
+    first = GATHERING.get(node.op_type)
+    return first is None or index < first or (first == 0 and index > 0)
+
+
+def _cache(config: PreTrainedConfig, dtype: torch.dtype, length: int) -> int:
+    """Bytes of one row's keys and values that a step reads."""
+    layers = kv_layers(DynamicCache(config=config))
+    pairs = empty_tensors(config, length=1, dtype=dtype)
+    windows = [getattr(layer, "sliding_window", None) or length for layer in layers]
+    each = [pairs[2 * i].nbytes + pairs[2 * i + 1].nbytes for i in range(len(pairs) // 2)]
+    windows += [length] * (len(each) - len(windows))
+    return sum(size * min(length, window) for size, window in zip(each, windows, strict=False))
+
+
+def _size(count: float) -> str:
+    scale, unit = next((s, u) for s, u in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1, "B")) if count >= s or s == 1)
+    return f"{count / scale:.3g} {unit}"

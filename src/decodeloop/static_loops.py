@@ -1,0 +1,215 @@
+"""A decode loop on PyTorch over a cache of fixed capacity, whose step is the same from token to token.
+
+Shapes and addresses do not change, so on CUDA the step is captured once and replayed: what is left of Python is one
+call per token. The cache is transformers' ``StaticCache``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Unpack
+
+import torch
+from transformers import PreTrainedModel, StaticCache
+from transformers.cache_utils import Cache, StaticLayer
+
+from decodeloop.cache import cache_to_tensors, check_cache, empty_tensors, tensors_to_cache
+from decodeloop.cache_layers import kv_layers, write_layer
+from decodeloop.cuda_graph import Capture
+from decodeloop.decode import DecodeOptions, decode, run
+from decodeloop.loops import TorchEngine
+from decodeloop.prompt import Prompt
+from decodeloop.steps import Steps, no_room
+
+
+class TorchDecoder(TorchEngine):
+    """A PyTorch model and the buffers of its cache, reused from call to call.
+
+    The counterpart of :class:`decodeloop.OnnxDecoder`; where :func:`decodeloop.generate` lets the cache grow, this one
+    has a capacity. A decoder runs one generation at a time; starting the next one forgets the cache of the last.
+
+    Parameters
+    ----------
+    model : transformers PreTrainedModel
+        A decoder whose layers all attend to all earlier positions.
+    capacity : int, optional
+        Positions that the buffers hold at first; they grow when a generation needs more. At least the prompt's length.
+    cuda_graph : bool or "auto"
+        On CUDA: capture a decode step once and replay it. ``"auto"`` goes on without, and warns, where that fails.
+    compile : bool
+        Compile the step as well, by ``torch.compile``: fewer kernels, for a minute of compilation for each number of
+        rows and capacity.
+
+    Raises
+    ------
+    ValueError
+        If the model has layers of another kind, or an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        capacity: int | None = None,
+        cuda_graph: bool | str = "auto",
+        compile: bool = False,
+    ) -> None:
+        super().__init__(model)
+        layers = kv_layers(StaticCache(config=self.config, max_cache_len=1))
+        other = next((type(layer).__name__ for layer in layers if type(layer) is not StaticLayer), None)
+        if other or not self._accepts_positions:
+            reason = f"keeps a {other}" if other else "takes no position ids"
+            raise ValueError(
+                f"{type(model).__name__} {reason}, and a step that is the same from token to token cannot have that: "
+                "use decodeloop.generate(model, ...)."
+            )
+        on_gpu = self.device.type == "cuda"
+        self.queues = on_gpu
+        self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
+        self.forward = torch.compile(model.forward, dynamic=False) if compile else model.forward
+        self.steps = Steps(self._new_step, capacity)
+
+    def generate(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        """Continue a batch of prompts; arguments, result and errors are those of :func:`decodeloop.generate`."""
+        return run(self, input_ids, **options)
+
+    def stream(self, input_ids: torch.Tensor, **options: Unpack[DecodeOptions]) -> Iterator[torch.Tensor]:
+        """The tokens as they come; arguments, result and errors are those of :func:`decodeloop.stream`."""
+        return decode(self, input_ids, **options)
+
+    def start(self, prompt: Prompt, capacity: int, past: Any = None, rewinds: bool = False) -> int:
+        """Forget earlier text; the number of positions that ``past`` holds."""
+        self.turn += 1
+        self.prompt, self.length = prompt, 0
+        self.step = self.steps.start(*prompt.input_ids.shape, capacity)
+        if past is not None:
+            if isinstance(past, Cache):
+                check_cache(past, self.config, rows=len(prompt.input_ids))
+                past = cache_to_tensors(past)
+            self._load(past)
+        self.step.set_length(prompt, self.length)
+        return self.length
+
+    @torch.no_grad()
+    def read(self, tokens: torch.Tensor, every: bool = False) -> torch.Tensor:
+        """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``, overwritten later."""
+        new, seen = tokens.shape[1], self.length
+        if seen + new > self.step.capacity:
+            self._grow(seen + new)
+        self.length += new
+        if new == 1 and seen:
+            return self.step.run(tokens)
+        logits = self.model(
+            input_ids=tokens,
+            attention_mask=self._mask(new),
+            position_ids=self.prompt.positions(self.length, new),
+            past_key_values=self.step.cache,
+            use_cache=True,
+            **({"logits_to_keep": 1} if self._keeps and not every else {}),
+        ).logits
+        self.step.set_length(self.prompt, self.length)
+        return logits
+
+    def rewind(self, count: int) -> None:
+        """Forget the last ``count`` positions: they are hidden, and overwritten."""
+        self.length -= count
+        self.step.set_length(self.prompt, self.length)
+
+    def cache(self) -> Cache:
+        """A copy of the cache, as a ``DynamicCache``."""
+        return tensors_to_cache([tensor.clone() for tensor in self._tensors()], self.config)
+
+    def _tensors(self) -> list[torch.Tensor]:
+        """Views of the filled part, flat, each ``[batch, heads, length, head size]``."""
+        both = [tensor for layer in self.step.cache.layers for tensor in (layer.keys, layer.values)]
+        return [tensor[:, :, : self.length] for tensor in both]
+
+    def _load(self, tensors: Sequence[torch.Tensor]) -> None:
+        self.length = tensors[0].shape[2]
+        if self.length > self.step.capacity:
+            self.step = self.steps.grow(len(tensors[0]), self.length, self.step.capacity)
+        for index, layer in enumerate(self.step.cache.layers):
+            keys, values = tensors[2 * index : 2 * index + 2]
+            write_layer(layer, keys.to(self.device), values.to(self.device), self.length)
+
+    def _grow(self, needed: int) -> None:
+        tensors = self._tensors() if self.length else []
+        self.step = self.steps.grow(len(self.prompt.input_ids), needed, self.step.capacity)
+        if tensors:
+            self._load(tensors)
+        self.step.set_length(self.prompt, self.length)
+
+    def _mask(self, new: int) -> torch.Tensor:
+        """What the last ``new`` positions may see, added to their scores, ``[batch, 1, new, capacity]``."""
+        seen = torch.nn.functional.pad(self.prompt.mask(self.length), (0, self.step.capacity - self.length)).bool()
+        rows = torch.arange(self.length - new, self.length, device=self.device)
+        seen = seen[:, None, None] & (torch.arange(self.step.capacity, device=self.device) <= rows[:, None])
+        return torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device).masked_fill(
+            ~seen, torch.finfo(self.model.dtype).min
+        )
+
+    def _new_step(self, rows: int, capacity: int) -> StaticStep:
+        return StaticStep(self, rows, capacity)
+
+
+class StaticStep:
+    """The buffers of one decode step for ``rows`` rows and a capacity, and the step's CUDA graph."""
+
+    WARM_UP = 2  # steps before the capture, in which libraries set themselves up
+
+    def __init__(self, decoder: TorchDecoder, rows: int, capacity: int) -> None:
+        self.decoder, self.capacity, device = decoder, capacity, decoder.device
+        self.cache = StaticCache(config=decoder.config, max_cache_len=capacity)
+        pairs = empty_tensors(decoder.config, rows, dtype=decoder.model.dtype, device=device)
+        try:
+            for layer, keys, values in zip(self.cache.layers, pairs[::2], pairs[1::2], strict=True):
+                layer.lazy_initialization(keys, values)
+        except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own
+            each = sum(tensor.element_size() * tensor.shape[1] * tensor.shape[3] for tensor in pairs)
+            raise no_room(device, rows * capacity * each) from error
+        self.tokens, self.positions = (torch.zeros(rows, 1, dtype=torch.int64, device=device) for _ in range(2))
+        self.column = torch.zeros(1, dtype=torch.int64, device=device)
+        self.mask = torch.zeros(rows, 1, 1, capacity, dtype=decoder.model.dtype, device=device)
+        self.logits: torch.Tensor | None = None
+        self.graph, self.count = None, 0
+
+    def set_length(self, prompt: Prompt, length: int) -> None:
+        """The buffers hold ``length`` positions of the prompt's rows and what they said."""
+        for layer in self.cache.layers:
+            layer.cumulative_length.fill_(length)
+        self.column.fill_(length - 1)
+        self.positions.copy_(prompt.positions(length, 1))
+        hidden = torch.nn.functional.pad(prompt.mask(length), (0, self.capacity - length)) == 0
+        self.mask.zero_().masked_fill_(hidden[:, None, None], torch.finfo(self.mask.dtype).min)
+
+    def run(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Append one token to each row, ``[rows, 1]``: the logits ``[rows, 1, vocabulary]``, overwritten later."""
+        self.tokens.copy_(tokens)
+        if self.graph is not None:
+            self.graph.replay()
+            return self.logits
+        self._step()
+        self.count += 1
+        if self.count == self.WARM_UP and self.decoder.capture.wanted:
+            self.graph = self.decoder.capture(self._step, self._undo, self.logits)
+        return self.logits
+
+    def _step(self) -> None:
+        self.column.add_(1)
+        self.positions.add_(1)
+        self.mask.index_fill_(3, self.column, 0)
+        logits = self.decoder.forward(
+            input_ids=self.tokens,
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
+        if self.logits is None:
+            self.logits = logits.clone()
+        else:
+            self.logits.copy_(logits)
+
+    def _undo(self) -> None:
+        for counter in (self.column, self.positions, *(layer.cumulative_length for layer in self.cache.layers)):
+            counter.sub_(1)

@@ -1,0 +1,85 @@
+"""Buffers of fixed capacity, in buckets: which ones serve a request, and when larger ones are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+BUCKET = 64  # capacities are multiples of it: attention costs by capacity, and each one is captured anew
+AHEAD = 256  # room for so many new tokens at first: a long answer makes the buffers grow when it comes to it
+KEPT = 4  # so many sets of buffers are kept for the next request of the same size
+
+
+def check_capacity(capacity: int | None, length: int) -> None:
+    """Refuse a capacity that is none, or in which a prompt of ``length`` positions does not fit.
+
+    Raises
+    ------
+    ValueError
+    """
+    if capacity is None:
+        return
+    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
+        raise ValueError(f"capacity={capacity!r}: expected 1 or more positions, or None.")
+    if length > capacity:
+        raise ValueError(
+            f"capacity={capacity} is smaller than the prompt, which has {length} positions: give a capacity of at "
+            "least that, or leave it out, and the buffers grow as they are needed."
+        )
+
+
+def no_room(device: Any, asked: int) -> MemoryError:
+    """The error for a cache of ``asked`` bytes that a device has no room for."""
+    return MemoryError(
+        f"no room on {device} for a cache of {asked:,} bytes ({asked / 2**30:.1f} GiB): ask for fewer rows, a shorter "
+        "prompt, or fewer new tokens."
+    )
+
+
+class Steps:
+    """The sets of buffers of a decoder, by number of rows and capacity; the latest ones are kept.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(rows, capacity)`` allocates a set, with a ``capacity``.
+    least : int, optional
+        The capacity that the user asked for: no set has less, and a prompt must fit.
+    """
+
+    def __init__(self, make: Callable[[int, int], Any], least: int | None) -> None:
+        check_capacity(least, 0)
+        self.make, self.least = make, least
+        self.kept: dict[tuple[int, int], Any] = {}
+
+    def start(self, rows: int, length: int, capacity: int) -> Any:
+        """A set for a prompt of ``length`` positions, which will become at most ``capacity``.
+
+        Raises
+        ------
+        ValueError
+            If the user's capacity is smaller than the prompt.
+        MemoryError
+            If there is no room. What was kept is let go of first.
+        """
+        check_capacity(self.least, length)
+        return self._take(rows, max(min(capacity, length + AHEAD), self.least or 0))
+
+    def grow(self, rows: int, needed: int, before: int) -> Any:
+        """A set for ``needed`` positions, after one of ``before`` has become too small: at least twice as large."""
+        return self._take(rows, max(needed, 2 * before))
+
+    def _take(self, rows: int, capacity: int) -> Any:
+        capacity = -(-capacity // BUCKET) * BUCKET
+        fitting = [size for kept_rows, size in self.kept if kept_rows == rows and capacity <= size <= 2 * capacity]
+        key = rows, min(fitting, default=capacity)
+        if key not in self.kept:
+            while len(self.kept) >= KEPT:
+                self.kept.pop(next(iter(self.kept)))
+            try:
+                self.kept[key] = self.make(*key)
+            except MemoryError:
+                self.kept.clear()  # a decoder that could not serve this request still serves a smaller one
+                raise
+        self.kept[key] = self.kept.pop(key)  # the latest one stands last
+        return self.kept[key]

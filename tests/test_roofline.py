@@ -1,0 +1,64 @@
+"""The limit: which bytes are counted."""
+
+import pytest
+from conftest import SMALL, build
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+
+import decodeloop
+from decodeloop import quantize_onnx, roofline
+
+TABLE = SMALL["vocab_size"] * SMALL["hidden_size"] * 4
+
+
+def all_bytes(model):
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def test_a_table_that_is_only_gathered_from_is_not_counted(llama, phi):
+    assert roofline(llama, "cpu", bandwidth=1e9).weights == all_bytes(llama) - TABLE
+    assert roofline(phi, "cpu", bandwidth=1e9).weights == all_bytes(phi)  # its head shares the table
+
+
+def test_learned_positions_are_gathered_from():
+    model = build(GPT2LMHeadModel, GPT2Config, n_embd=32, n_layer=2, n_head=4, n_positions=512)
+    assert roofline(model, "cpu", bandwidth=1e9).weights == all_bytes(model) - 512 * 32 * 4
+
+
+def test_the_cache_counts_for_each_row_and_position(llama):
+    limit = roofline(llama, "cpu", length=100, batch=3, bandwidth=1e9)
+    assert limit.cache == 3 * 100 * 2 * 2 * 2 * 16 * 4  # rows, positions, layers, keys and values, heads, size, bytes
+    assert limit.bytes == limit.weights + limit.cache
+    assert limit.seconds == limit.bytes / 1e9
+    assert limit.tokens_per_second == pytest.approx(3e9 / limit.bytes)
+    assert limit.share(4 * limit.seconds) == 0.25
+
+
+def test_a_window_bounds_what_is_read():
+    model = build(MistralForCausalLM, MistralConfig, num_key_value_heads=2, sliding_window=5)
+    long, short = (roofline(model, "cpu", length=n, bandwidth=1e9).cache for n in (100, 5))
+    assert long == short == 5 * 2 * 2 * 2 * 8 * 4
+
+
+def test_a_graph_has_the_limit_of_what_is_stored_in_it(llama, phi, phi_shared, tmp_path):
+    model = roofline(phi, "cpu", length=10, bandwidth=1e9)
+    graph = roofline(phi_shared.path, "cpu", length=10, bandwidth=1e9)
+    assert graph.cache == model.cache
+    assert graph.weights == pytest.approx(model.weights, rel=0.05)  # but for biases that are added up
+    small = quantize_onnx(phi_shared.path, tmp_path / "small.onnx", bits=4)
+    decoder = decodeloop.OnnxDecoder(small, device="cpu")
+    assert roofline(decoder, "cpu", bandwidth=1e9).weights < 0.4 * model.weights
+
+
+def test_the_bandwidth_is_measured(llama):
+    limit = roofline(llama, "cpu")
+    assert limit.bandwidth == decodeloop.memory_bandwidth("cpu")
+    assert str(limit).endswith("B/s")
+
+
+def test_what_cannot_be_used_is_named(llama):
+    with pytest.raises(ValueError, match="length=-1, batch=1: expected 0 or more"):
+        roofline(llama, "cpu", length=-1)
+    with pytest.raises(ValueError, match="length=0, batch=0"):
+        roofline(llama, "cpu", batch=0)
+    with pytest.raises(ValueError, match="int: expected a transformers model, an OnnxDecoder, or a graph's path"):
+        roofline(3, "cpu")

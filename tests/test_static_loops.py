@@ -1,0 +1,80 @@
+"""TorchDecoder: a static cache that grows in buckets, the same tokens as generate. Its CUDA graph is in test_gpu.py."""
+
+import pytest
+import torch
+from conftest import build, left_padded, prompt_ids
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
+
+from decodeloop import TorchDecoder, generate
+
+
+def test_tokens_are_those_of_generate_while_the_buffers_grow(llama):
+    decoder = TorchDecoder(llama)
+    for lengths in ([12], [12, 5, 9], [1, 70]):
+        ids, mask = left_padded(lengths)
+        options = {"attention_mask": mask, "max_new_tokens": 350, "eos_token_id": None}
+        assert torch.equal(decoder.generate(ids, **options), llama.generate(ids, do_sample=False, **options))
+    assert sorted(decoder.steps.kept) == [(1, 320), (1, 640), (2, 384), (2, 768), (3, 320), (3, 640)][-4:]
+
+
+def test_learned_positions_are_counted_from_each_rows_start():
+    model = build(GPT2LMHeadModel, GPT2Config, n_embd=32, n_layer=2, n_head=4, n_positions=512)
+    ids, mask = left_padded([3, 11])
+    options = {"attention_mask": mask, "max_new_tokens": 30, "eos_token_id": None}
+    assert torch.equal(TorchDecoder(model).generate(ids, **options), model.generate(ids, do_sample=False, **options))
+
+
+def test_a_compiled_step_writes_the_same(phi):
+    ids = prompt_ids(1, 6)
+    decoder = TorchDecoder(phi, compile=True)
+    decoder.forward = torch.compile(phi.forward, dynamic=False, backend="eager")  # needs no C++ compiler
+    assert torch.equal(decoder.generate(ids, max_new_tokens=10), generate(phi, ids, max_new_tokens=10))
+
+
+def test_a_cache_of_another_loop_is_continued(phi):
+    ids, mask = left_padded([8, 3])
+    options = {"attention_mask": mask, "eos_token_id": None}
+    first, cache = generate(phi, ids, max_new_tokens=4, return_cache=True, **options)
+    options["attention_mask"] = torch.cat([mask, torch.ones(2, 4, dtype=torch.int64)], dim=-1)
+    expected = generate(phi, first, max_new_tokens=300, **options)
+    decoder = TorchDecoder(phi)
+    got, cache = decoder.generate(first, past_key_values=cache, max_new_tokens=300, return_cache=True, **options)
+    assert torch.equal(got, expected)
+    assert cache.get_seq_length() == 311
+
+
+def test_layers_that_do_not_keep_everything_are_refused():
+    model = build(MistralForCausalLM, MistralConfig, num_key_value_heads=2, sliding_window=5)
+    with pytest.raises(ValueError, match=r"MistralForCausalLM keeps a StaticSlidingWindowLayer.*decodeloop.generate"):
+        TorchDecoder(model)
+    with pytest.raises(ValueError, match="conv_states"):
+        TorchDecoder(build(MambaForCausalLM, MambaConfig, state_size=4))
+
+
+def test_a_capacity_must_hold_the_prompt(phi):
+    with pytest.raises(ValueError, match="capacity=0: expected 1 or more"):
+        TorchDecoder(phi, capacity=0)
+    decoder = TorchDecoder(phi, capacity=10)
+    with pytest.raises(ValueError, match="capacity=10 is smaller than the prompt, which has 11 positions"):
+        decoder.generate(prompt_ids(1, 11))
+    ids = prompt_ids(1, 10)
+    assert torch.equal(decoder.generate(ids, max_new_tokens=90), generate(phi, ids, max_new_tokens=90))
+
+
+def test_no_room_names_the_bytes_and_leaves_the_decoder_usable(phi, monkeypatch):
+    decoder, ids = TorchDecoder(phi), prompt_ids(1, 5)
+    expected = decoder.generate(ids, max_new_tokens=5)
+    zeros = torch.zeros
+
+    def no_memory(*shape, **options):
+        if len(shape) == 1 and isinstance(shape[0], tuple) and len(shape[0]) == 4 and shape[0][2]:
+            raise RuntimeError("CUDA out of memory")
+        return zeros(*shape, **options)
+
+    monkeypatch.setattr(torch, "zeros", no_memory)
+    with pytest.raises(
+        MemoryError, match=r"no room on cpu for a cache of 98,304 bytes \(0.0 GiB\): ask for fewer rows"
+    ):
+        decoder.generate(prompt_ids(3, 5), max_new_tokens=5)
+    monkeypatch.undo()
+    assert torch.equal(decoder.generate(ids, max_new_tokens=5), expected)
