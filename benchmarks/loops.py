@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import torch
 
 import decodeloop
@@ -157,7 +158,8 @@ def _genai(model, folder: Path, cuda_graph: bool) -> Run:
         generator.append_tokens(tokens if rows > 1 else tokens[0])
         for _ in range(k):
             generator.generate_next_token()
-        return torch.tensor([generator.get_sequence(row) for row in range(rows)]).to(ids.device, torch.int64)
+        sequences = numpy.stack([generator.get_sequence(row) for row in range(rows)])
+        return torch.from_numpy(sequences).to(ids.device, torch.int64)
 
     return run
 

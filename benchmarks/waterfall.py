@@ -1,0 +1,127 @@
+"""Where do the milliseconds go? From numpy feeds to the fastest loop, one change at a time, on a GPU.
+
+    python benchmarks/waterfall.py --model microsoft/phi-1_5 --json waterfall.json
+
+Each change has a gain that is predicted from what it removes, by the constants below, and one that is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import numpy
+import pandas
+import torch
+from decode_speed import build, same_tokens
+from loops import _onnx
+
+import decodeloop
+
+LAUNCH = 5e-6  # s: the host's time to launch one operator, while the GPU would be ready for it
+KERNEL = 2.2e-6  # s: the least time of a kernel and the gap after it within a CUDA graph
+PCIE = 12e9  # bytes/s between pageable memory of the host and the GPU
+
+
+def numpy_feeds(path: Path):
+    """``session.run`` on numpy arrays: the cache goes to the host and back at each step."""
+    session = decodeloop.OnnxDecoder(path).session
+
+    def run(ids: torch.Tensor, k: int) -> torch.Tensor:
+        tokens, unread = ids.cpu().numpy(), ids.cpu().numpy()
+        feeds = {
+            i.name: numpy.zeros((len(ids), i.shape[1], 0, i.shape[3]), "float16" if "16" in i.type else "float32")
+            for i in session.get_inputs()
+            if i.name.startswith("past")
+        }
+        names = [o.name for o in session.get_outputs()]
+        for _ in range(k):
+            total = tokens.shape[1]
+            feeds["input_ids"], feeds["attention_mask"] = unread, numpy.ones_like(tokens)
+            feeds["position_ids"] = numpy.broadcast_to(numpy.arange(total - unread.shape[1], total), unread.shape)
+            outputs = dict(zip(names, session.run(None, feeds), strict=True))
+            unread = outputs["logits"][:, -1:].argmax(-1)
+            tokens = numpy.concatenate([tokens, unread], axis=1)
+            feeds = {n.replace("present", "past_key_values"): v for n, v in outputs.items() if n != "logits"}
+        return torch.from_numpy(tokens)
+
+    return run
+
+
+def predicted(step: str, before: int, after: int, limit: decodeloop.Roofline) -> float:
+    """Seconds per token that a change should save: its operators ``before`` and ``after``, and the bytes it moves."""
+    if step == "IO binding":
+        return 2 * limit.cache / PCIE
+    if step == "shared cache":
+        return (before - after) * LAUNCH
+    if step == "CUDA graph":
+        return after * (LAUNCH - KERNEL)
+    return (before - after) * KERNEL
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--new-tokens", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    model, weights = build(options.model, "auto", "auto")
+    on_gpu = model.device.type == "cuda"
+    ids = torch.randint(3, model.config.vocab_size, (1, 24), generator=torch.Generator().manual_seed(0))
+    ids = ids.to(model.device)
+    limit = decodeloop.roofline(model, model.device, length=24 + options.new_tokens // 2)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        dynamo = decodeloop.export_onnx(model, folder / "dynamo.onnx", logits="last")
+        with mock.patch("decodeloop.export.fusable", return_value=False):
+            traced = decodeloop.export_onnx(model, folder / "traced.onnx", exporter="gqa")
+        fused = decodeloop.export_onnx(model, folder / "fused.onnx", exporter="gqa")
+        steps = [
+            ("numpy feeds", dynamo, numpy_feeds(dynamo.path)),
+            ("IO binding", dynamo, _onnx(dynamo.path)),
+            ("shared cache", traced, _onnx(traced.path, cuda_graph=False)),
+            ("CUDA graph", traced, _onnx(traced.path)) if on_gpu else None,
+            ("fused and merged", fused, _onnx(fused.path)),
+        ]
+        steps = [step for step in steps if step is not None]
+        expected = model.generate(
+            ids, max_new_tokens=options.new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        same = {step: same_tokens(expected, run(ids, options.new_tokens), 24) for step, _, run in steps}
+        timings = decodeloop.prefill_and_decode_all(
+            {step: lambda k, run=run: run(ids, k) for step, _, run in steps},
+            options.new_tokens,
+            repeats=options.repeats,
+        )
+    rows, before = [], None
+    for step, report, _ in steps:
+        operators, seconds = sum(report.operators.values()), timings[step].decode.median
+        gain = predicted(step, before[0], operators, limit) if before else None
+        rows.append(
+            {
+                "step": step,
+                "operators": operators,
+                "ms per token": 1e3 * seconds,
+                "spread": timings[step].decode.spread,
+                "tokens/s": 1 / seconds,
+                "of limit": limit.share(seconds),
+                "predicted gain (ms)": gain and 1e3 * gain,
+                "measured gain (ms)": before and 1e3 * (before[1] - seconds),
+                "same tokens": f"{same[step]}/{options.new_tokens}",
+            }
+        )
+        before = operators, seconds
+    print(f"{options.model} ({weights} weights), {model.dtype}, on {model.device}; limit: {limit}")
+    print(pandas.DataFrame(rows).round(3).to_string(index=False))
+    if options.json:
+        where = dict(decodeloop.provenance(model=f"{options.model} ({weights} weights)"))
+        options.json.write_text(json.dumps({"limit": str(limit), "provenance": where, "rows": rows}, default=str))
+
+
+if __name__ == "__main__":
+    main()
