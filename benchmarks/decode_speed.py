@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import resource
-import tempfile
 from pathlib import Path
 
 import pandas
 import torch
-from loops import LOOPS, Skipped
+from loops import LOOPS, Skipped, exports, write_json
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import decodeloop
@@ -96,6 +94,7 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="numbers of rows")
     parser.add_argument("--new-tokens", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="keep the exported graphs here, for the next run of this model")
     parser.add_argument("--json", type=Path, help="write the rows here, with where they were measured")
     options = parser.parse_args()
 
@@ -105,10 +104,10 @@ def main() -> None:
     limit = decodeloop.roofline(model, model.device)
     print(f"{options.model}: {count / 1e6:.0f} M weights ({weights}), {model.dtype}, on {model.device}\n{limit}")
     rows, runs = [], {}
-    with tempfile.TemporaryDirectory() as folder:
+    with exports(options.folder) as folder:
         for name in dict.fromkeys(["generate", *options.loops]):
             try:
-                runs[name] = LOOPS[name](model, Path(folder))
+                runs[name] = LOOPS[name](model, folder)
             except Skipped as reason:
                 print(f"  {name}: skipped, {reason}")
             except Exception as error:
@@ -124,12 +123,8 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory of this process: {peak:.1f} GiB")
     if options.json:
-        where = decodeloop.provenance(model=f"{options.model} ({weights} weights)")
-        facts = {"model": options.model, "dtype": str(model.dtype), "weights": weights, "limit": str(limit)}
-        document = facts | {"provenance": dict(where), "rows": rows}
-        temporary = options.json.with_suffix(".tmp")
-        temporary.write_text(json.dumps(document, indent=1, default=str))
-        temporary.replace(options.json)
+        facts = {"model": options.model, "weights": weights, "dtype": str(model.dtype), "limit": str(limit)}
+        write_json(options.json, facts | {"peak_memory_gib": peak}, rows)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy
@@ -57,29 +59,29 @@ def torch_compiled(model, folder: Path) -> Run:
 
 def onnx_dynamo(model, folder: Path) -> Run:
     """The plain graph: a cache that grows, two sets of buffers."""
-    return _onnx(_export(model, folder, "dynamo"))
+    return onnx_loop(_export(model, folder, "dynamo"), model.device)
 
 
 def onnx_gqa(model, folder: Path) -> Run:
     """The fused graph: one buffer for past and present; on a GPU, a captured step."""
-    return _onnx(_export(model, folder, "gqa"))
+    return onnx_loop(_export(model, folder, "gqa"), model.device)
 
 
 def onnx_gqa_eager(model, folder: Path) -> Run:
     """The fused graph, its steps launched one by one."""
     if model.device.type == "cpu":
         raise Skipped("there are no CUDA graphs on a CPU")
-    return _onnx(_export(model, folder, "gqa"), cuda_graph=False)
+    return onnx_loop(_export(model, folder, "gqa"), model.device, cuda_graph=False)
 
 
 def onnx_int8(model, folder: Path) -> Run:
     """The fused graph with weights of 8 bits."""
-    return _onnx(_quantized(model, folder, 8))
+    return onnx_loop(_quantized(model, folder, 8), model.device)
 
 
 def onnx_int4(model, folder: Path) -> Run:
     """The fused graph with weights of 4 bits."""
-    return _onnx(_quantized(model, folder, 4))
+    return onnx_loop(_quantized(model, folder, 4), model.device)
 
 
 def genai(model, folder: Path) -> Run:
@@ -110,12 +112,35 @@ LOOPS: dict[str, Callable[..., Run]] = {
 }
 
 
-def _export(model, folder: Path, exporter: str) -> Path:
-    path = folder / f"{exporter}.onnx"
+@contextlib.contextmanager
+def exports(folder: Path | None) -> Iterator[Path]:
+    """Where graphs are exported to: a folder that stays, so that the next run finds them, or one that does not."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+
+
+def exported(model, path: Path, exporter: str) -> Path:
+    """The graph of a model, written unless it is there: a folder of exports belongs to one model."""
     if not path.exists():
         report = decodeloop.export_onnx(model, path, exporter=exporter, logits="last")
-        print(f"  exported {exporter}: {report.seconds:.1f} s, {report.bytes / 1e6:.0f} MB", flush=True)
+        print(f"  exported {path.stem}: {report.seconds:.1f} s, {report.bytes / 1e6:.0f} MB", flush=True)
     return path
+
+
+def write_json(path: Path, facts: dict, rows: list[dict]) -> None:
+    """Measurements, and where they were made."""
+    where = decodeloop.provenance(model=f"{facts['model']} ({facts['weights']} weights)")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(facts | {"provenance": dict(where), "rows": rows}, indent=1, default=str))
+    temporary.replace(path)
+
+
+def _export(model, folder: Path, exporter: str) -> Path:
+    return exported(model, folder / f"{exporter}.onnx", exporter)
 
 
 def _quantized(model, folder: Path, bits: int) -> Path:
@@ -123,8 +148,9 @@ def _quantized(model, folder: Path, bits: int) -> Path:
     return path if path.exists() else decodeloop.quantize_onnx(_export(model, folder, "gqa"), path, bits=bits)
 
 
-def _onnx(path: Path, **options) -> Run:
-    decoder = decodeloop.OnnxDecoder(path, **options)
+def onnx_loop(path: Path, device: torch.device, **options) -> Run:
+    """decodeloop.OnnxDecoder, on the device that was asked for or not at all."""
+    decoder = decodeloop.OnnxDecoder(path, device=device, **options)
     return lambda ids, k: decoder.generate(ids, max_new_tokens=k, eos_token_id=None)
 
 

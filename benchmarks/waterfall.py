@@ -8,16 +8,15 @@ Each change has a gain that is predicted from what it removes, by the constants 
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
 from pathlib import Path
 from unittest import mock
 
 import numpy
+import onnx
 import pandas
 import torch
 from decode_speed import build, same_tokens
-from loops import _onnx
+from loops import exported, exports, onnx_loop, write_json
 
 import decodeloop
 
@@ -26,9 +25,9 @@ KERNEL = 2.2e-6  # s: the least time of a kernel and the gap after it within a C
 PCIE = 12e9  # bytes/s between pageable memory of the host and the GPU
 
 
-def numpy_feeds(path: Path):
+def numpy_feeds(path: Path, device: torch.device):
     """``session.run`` on numpy arrays: the cache goes to the host and back at each step."""
-    session = decodeloop.OnnxDecoder(path).session
+    session = decodeloop.OnnxDecoder(path, device=device).session
 
     def run(ids: torch.Tensor, k: int) -> torch.Tensor:
         tokens, unread = ids.cpu().numpy(), ids.cpu().numpy()
@@ -67,7 +66,8 @@ def main() -> None:
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--new-tokens", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--folder", type=Path, help="keep the exported graphs here, for the next run")
+    parser.add_argument("--json", type=Path, help="write the rows here, with where they were measured")
     options = parser.parse_args()
 
     model, weights = build(options.model, "auto", "auto")
@@ -75,20 +75,20 @@ def main() -> None:
     ids = torch.randint(3, model.config.vocab_size, (1, 24), generator=torch.Generator().manual_seed(0))
     ids = ids.to(model.device)
     limit = decodeloop.roofline(model, model.device, length=24 + options.new_tokens // 2)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        dynamo = decodeloop.export_onnx(model, folder / "dynamo.onnx", logits="last")
+    with exports(options.folder) as folder:
+        dynamo = exported(model, folder / "dynamo.onnx", "dynamo")
         with mock.patch("decodeloop.export.fusable", return_value=False):
-            traced = decodeloop.export_onnx(model, folder / "traced.onnx", exporter="gqa")
-        fused = decodeloop.export_onnx(model, folder / "fused.onnx", exporter="gqa")
+            traced = exported(model, folder / "traced.onnx", "gqa")
+        fused = exported(model, folder / "gqa.onnx", "gqa")
         steps = [
-            ("numpy feeds", dynamo, numpy_feeds(dynamo.path)),
-            ("IO binding", dynamo, _onnx(dynamo.path)),
-            ("shared cache", traced, _onnx(traced.path, cuda_graph=False)),
-            ("CUDA graph", traced, _onnx(traced.path)) if on_gpu else None,
-            ("fused and merged", fused, _onnx(fused.path)),
+            ("numpy feeds", dynamo, numpy_feeds(dynamo, model.device)),
+            ("IO binding", dynamo, onnx_loop(dynamo, model.device)),
+            ("shared cache", traced, onnx_loop(traced, model.device, cuda_graph=False)),
+            ("CUDA graph", traced, onnx_loop(traced, model.device)) if on_gpu else None,
+            ("fused and merged", fused, onnx_loop(fused, model.device)),
         ]
         steps = [step for step in steps if step is not None]
+        counts = {path: len(onnx.load(path, load_external_data=False).graph.node) for _, path, _ in steps}
         expected = model.generate(
             ids, max_new_tokens=options.new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
         )
@@ -99,8 +99,8 @@ def main() -> None:
             repeats=options.repeats,
         )
     rows, before = [], None
-    for step, report, _ in steps:
-        operators, seconds = sum(report.operators.values()), timings[step].decode.median
+    for step, path, _ in steps:
+        operators, seconds = counts[path], timings[step].decode.median
         gain = predicted(step, before[0], operators, limit) if before else None
         rows.append(
             {
@@ -119,8 +119,8 @@ def main() -> None:
     print(f"{options.model} ({weights} weights), {model.dtype}, on {model.device}; limit: {limit}")
     print(pandas.DataFrame(rows).round(3).to_string(index=False))
     if options.json:
-        where = dict(decodeloop.provenance(model=f"{options.model} ({weights} weights)"))
-        options.json.write_text(json.dumps({"limit": str(limit), "provenance": where, "rows": rows}, default=str))
+        facts = {"model": options.model, "weights": weights, "dtype": str(model.dtype), "limit": str(limit)}
+        write_json(options.json, facts, rows)
 
 
 if __name__ == "__main__":

@@ -74,3 +74,37 @@ def test_dtype_auto_is_the_checkpoints_own():
 def test_a_shared_cache_in_float32_is_refused(phi_shared):
     with pytest.raises(ValueError, match="is in float32, for which GroupQueryAttention has no CUDA"):
         decodeloop.OnnxDecoder(phi_shared.path, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_captured_step_on_pytorch_writes_the_same(llama, dtype):
+    model = copy.deepcopy(llama).to("cuda", dtype)
+    decoder = decodeloop.TorchDecoder(model, cuda_graph=True)
+    for lengths in ([12], [12, 5, 9], [1, 70], [12]):
+        ids, mask = (t.cuda() for t in left_padded(lengths))
+        options = {"attention_mask": mask, "max_new_tokens": 350}
+        expected, got = model.generate(ids, do_sample=False, **options), decoder.generate(ids, **options)
+        assert torch.equal(got, expected) or dtype == torch.float16  # masked to its capacity, it rounds differently
+    assert any(step.graph is not None for step in decoder.steps.kept.values())
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantized_weights_run_on_cuda(tmp_path, bits):
+    loaded = decodeloop.load()
+    decodeloop.export_onnx(loaded.model, tmp_path / "m.onnx", exporter="gqa")
+    small = decodeloop.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", bits=bits)
+    decoder = decodeloop.OnnxDecoder(small, device="cuda", cuda_graph=True)
+    text = 'def factorial(n):\n    """Return the factorial of n."""'
+    ids = loaded.tokenizer(text, return_tensors="pt").input_ids.cuda()
+    assert torch.equal(decoder.generate(ids), decodeloop.generate(loaded.model, ids))
+
+
+def test_no_room_names_the_bytes_and_leaves_the_decoder_usable(pair):
+    model, decoder = pair
+    ids = prompt_ids(1, 5).cuda()
+    expected = decoder.generate(ids, max_new_tokens=5)
+    for each in (decoder, decodeloop.TorchDecoder(model)):
+        rows = torch.cuda.mem_get_info()[1] // 2**13  # a row of 64 positions takes 16 or 32 KiB
+        with pytest.raises(MemoryError, match=r"no room on cuda.* [\d,]+ bytes"):
+            each.generate(ids.expand(rows, -1), max_new_tokens=5)
+        assert torch.equal(each.generate(ids, max_new_tokens=5)[:, :6], expected[:, :6])

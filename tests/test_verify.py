@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import left_padded, prompt_ids
 
-from decodeloop import OnnxDecoder, verify
+from decodeloop import OnnxDecoder, perplexity, verify
 
 
 def test_pytorch_and_onnx_agree(phi, phi_graph):
@@ -64,3 +64,24 @@ def test_bad_arguments_are_named(phi, llama):
         verify(phi, phi, prompt_ids(1, 2), max_new_tokens=0)
     with pytest.raises(ValueError, match="int: expected a transformers model"):
         verify(phi, 3, prompt_ids(1, 2))
+
+
+def test_perplexity_is_that_of_the_models_own_loss(llama, llama_graph, phi, phi_graph, phi_shared):
+    ids = prompt_ids(1, 20)
+    for model, graphs in ((llama, [llama_graph]), (phi, [phi_graph, phi_shared])):
+        expected = float(model(ids, labels=ids).loss.detach().exp())
+        for decoder in (model, *(graph.path for graph in graphs)):
+            assert perplexity(decoder, ids) == pytest.approx(expected, rel=1e-4)
+
+
+def test_perplexity_leaves_padding_out(phi, phi_shared):
+    ids, mask = left_padded([20, 5])
+    losses = [torch.tensor(perplexity(phi, row[None, -n:])).log() for row, n in zip(ids, (20, 5), strict=True)]
+    expected = float(((19 * losses[0] + 4 * losses[1]) / 23).exp())
+    for decoder in (phi, phi_shared.path):
+        assert perplexity(decoder, ids, attention_mask=mask) == pytest.approx(expected, rel=1e-4)
+
+
+def test_perplexity_needs_a_second_token(phi):
+    with pytest.raises(ValueError, match="at least 2 tokens"):
+        perplexity(phi, prompt_ids(3, 1))

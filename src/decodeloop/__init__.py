@@ -30,7 +30,7 @@ from decodeloop.timing import (
     prefill_and_decode,
     prefill_and_decode_all,
 )
-from decodeloop.verify import VerifyReport, verify
+from decodeloop.verify import VerifyReport, perplexity, verify
 
 __all__ = [
     "ExportReport",
@@ -57,6 +57,7 @@ __all__ = [
     "measure_all",
     "memory_bandwidth",
     "onnx_generate",
+    "perplexity",
     "prefill_and_decode",
     "prefill_and_decode_all",
     "provenance",

@@ -50,6 +50,8 @@ class OnnxDecoder:
         The execution providers of the session, checked: the device that was asked for is the first.
     config : transformers PreTrainedConfig or None
         Of the model that was exported; None where the graph does not tell.
+    last_only : bool
+        Whether the graph gives the logits of the last position alone.
 
     Raises
     ------
@@ -91,6 +93,7 @@ class OnnxDecoder:
         vocabulary = self._runner.outputs["logits"].shape[-1]
         self.vocab_size = vocabulary if isinstance(vocabulary, int) else getattr(self.config, "vocab_size", None)
         self.max_positions = getattr(self.config, "max_position_embeddings", None)
+        self.last_only = self._runner.outputs["logits"].shape[1] == 1
         self.turn, self.queues = 0, self.device.type == "cuda"
         self._cache = (SharedCache if shared else GrowingCache)(self._runner, self.vocab_size, capacity)
 
@@ -112,7 +115,7 @@ class OnnxDecoder:
 
     def read(self, tokens: torch.Tensor, every: bool = False) -> torch.Tensor:
         """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``, overwritten later."""
-        if every and tokens.shape[1] > 1 and self._runner.outputs["logits"].shape[1] == 1:
+        if every and tokens.shape[1] > 1 and self.last_only:
             raise ValueError(
                 f"{self.path.name} gives the logits of the last position only, and this needs those of every position: "
                 'export it with logits="all".'
