@@ -97,12 +97,8 @@ with torch.no_grad():
 flat = cache_to_tensors(cache)
 difference = max_diff(flat, [t[:, :, :p] for t in cache_to_tensors(late)])["abs"]
 assert difference < 1e-3
-print(
-    f"largest difference: {difference:.1g}; largest key: {max(map(torch.max, flat)):.0f}"
-)
-print(
-    f"{type(cache).__name__} of {len(cache.layers)} layers, {len(flat)} tensors, all like"
-)
+print(f"largest difference {difference:.1g}, largest key {flat[0].max():.1f}")
+print(f"{len(cache.layers)} layers, {len(flat)} tensors, all like", end=" ")
 print(string_type(flat[0], with_shape=True))
 
 # %%
@@ -113,7 +109,7 @@ print(string_type(flat[0], with_shape=True))
 # but the last token, check that one step gives the same logits both ways, and time that step. (Each timed step with the
 # cache adds a token to it, too few to matter.) A step cannot be faster than reading what it needs once: the weights
 # and, with a cache, all of the cache. The *limit* is these bytes over the bandwidth measured on main memory. A model
-# as small as this one may sit in the processor's own memory, which is faster; the large ones below do not.
+# as small as this one may sit in the processor's own memory, which is faster; a large one does not fit.
 
 lengths = [16, 64, 256] if FAST else [16, 64, 256, 512, 1024, 2000]
 text, steps = input_ids.repeat(1, 100), {}  # the words do not matter
@@ -130,39 +126,40 @@ with torch.no_grad():
 
 MiB, weights = 2**20, sum(w.nbytes for w in model.parameters())
 per_token = sum(t.nbytes for t in flat) // p
-ms = pandas.Series({key: 1000 * t.median for key, t in timings.items()})
-ms = ms.unstack(0).rename_axis(index="tokens so far")[
-    ["without cache", "with cache"]
-]
-must_read = weights + per_token * ms.index
+ms = pandas.Series({key: 1000 * t.median for key, t in timings.items()}).unstack(
+    0
+)
+ms, must_read = ms.iloc[:, ::-1], weights + per_token * ms.index
 ms["limit"] = 1000 * must_read / decodeloop.memory_bandwidth(model.device)
 ms["weights (MiB)"], ms["cache (MiB)"] = weights / MiB, per_token * ms.index / MiB
 ms.round(2)
 
 # %%
-# Milliseconds, and what a step with the cache reads. Now whole answers, whose time is the sum of their steps.
+# By tokens so far: milliseconds, and what a step with the cache must read. Now whole answers, whose time is the sum of
+# their steps.
 
-sizes = [8, 16, 32] if FAST else [16, 32, 64, 128, 256]
+sizes = [8, 16, 32] if FAST else [8, 16, 32, 64, 128]
 loops = {"without cache": without_cache, "with cache": with_cache}
 assert torch.equal(*(loop(input_ids, sizes[-1]) for loop in loops.values()))
-runs = {
-    (way, k): lambda f=f, k=k: f(input_ids, k)
-    for way, f in loops.items()
-    for k in sizes
-}
-whole = {key: t.median for key, t in decodeloop.measure_all(runs).items()}
-seconds = (
-    pandas.Series(whole).unstack(0).rename_axis(index="new tokens")[[*loops]]
-)
+runs = {}
+for k in sizes:
+    runs |= {
+        (way, k): lambda f=f, k=k: f(input_ids, k) for way, f in loops.items()
+    }
+whole = {key: t.median for key, t in decodeloop.measure_all(runs, warmup=0).items()}
+seconds = pandas.Series(whole).unstack(0).iloc[:, ::-1]
 
-_, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 4.3))
 for way, style in {"without cache": "o--", "with cache": "s-"}.items():
     left.loglog(ms[way], style, label=way)
     right.loglog(seconds[way], style, label=way)
 left.loglog(ms["limit"], ":", color="C5", label="limit of memory, with cache")
 left.set(title="One step", xlabel="tokens so far", ylabel="ms per token")
 right.set(title="Whole answer", xlabel="new tokens", ylabel="seconds")
-left.legend()
+left.set_xticks(lengths, lengths, minor=False)
+right.set_xticks(sizes, sizes, minor=False)
+left.minorticks_off(), right.minorticks_off()
+fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 seconds.round(3)
 
 # %%
@@ -189,45 +186,36 @@ for name in ["bundled", *sorted(SHAPES.keys() - {"microsoft/phi-1"})]:
     built = decodeloop.empty_tensors(m.config, length=10, **meta)
     assert sum(t.nbytes for t in built) == 10 * kv
     heads = f"{m.config.num_key_value_heads} of {m.config.num_attention_heads}"
-    rows[name] = (
-        heads,
-        f"{kv / 1024:.1f}",
-        f"{size / MiB:.0f}",
-        f"{size / kv:,.0f}",
-    )
+    rows[name] = heads, round(kv / 1024, 1), round(size / MiB), round(size / kv)
 columns = "KV heads", "KiB per token", "weights (MiB)", "tokens = weights"
 pandas.DataFrame(rows, index=columns).T
 
 # %%
 # Another way to keep a cache small is to forget. With a *sliding window* of *w* tokens, as in `Mistral 7B
 # <https://arxiv.org/abs/2310.06825>`_, a token sees itself and the w - 1 before it, and older ones are dropped. Small
-# models with random weights read longer and longer texts; markers are the bytes in their caches, lines the formula.
+# models with random weights read longer and longer texts. The bytes in their caches are those of the formula, with at
+# most w - 1 tokens.
 
 shape = {"hidden_size": 256, "num_attention_heads": 8, "head_dim": 32}
 shape |= {"vocab_size": 100, "intermediate_size": 256, "num_hidden_layers": 2}
 marks, window = [16, 64, 127, 256, 512] + [1024, 2000] * (not FAST), 128
 _, ax = plt.subplots()
-for kv_heads, w, marker in [
-    (8, None, "o"),
-    (2, None, "s"),
-    (1, None, "^"),
-    (2, window, "D"),
-]:
-    config = MistralConfig(
-        **shape, num_key_value_heads=kv_heads, sliding_window=w
-    )
-    small = MistralForCausalLM(config).eval()
-    with torch.no_grad():
-        caches = [
-            small(torch.ones(1, k, dtype=int)).past_key_values for k in marks
-        ]
-    held = [sum(t.nbytes for t in cache_to_tensors(c)) for c in caches]
-    formula = [kv_bytes(config, 4) * min(k, (w or k + 1) - 1) for k in marks]
-    assert held == formula
-    label = f"{kv_heads} of 8 KV heads" + f", window of {w}" * bool(w)
-    (line,) = ax.loglog(marks, formula)
-    ax.loglog(marks, held, marker, color=line.get_color(), label=label)
+for heads, w, style in (
+    (8, None, "o-"),
+    (2, None, "s-"),
+    (1, None, "^-"),
+    (2, window, "D:"),
+):
+    config = MistralConfig(**shape, num_key_value_heads=heads, sliding_window=w)
+    small, held = MistralForCausalLM(config).eval(), []
+    for k in marks:
+        with torch.no_grad():
+            forgets = small(torch.ones(1, k, dtype=int)).past_key_values
+        held.append(sum(t.nbytes for t in cache_to_tensors(forgets)))
+        assert held[-1] == kv_bytes(config, 4) * (min(k, w - 1) if w else k)
+    ax.loglog(marks, held, style, label=f"{heads} of 8 KV heads, window: {w}")
 ax.set(title="Memory of a cache", xlabel="tokens so far", ylabel="bytes")
+ax.set_xticks(marks, marks, minor=False)
 ax.legend()
 
 # %%
@@ -249,12 +237,12 @@ for form in (dynamic, static):
     again = decodeloop.generate(model, input_ids, past_key_values=form)
     assert torch.equal(again, answer)
     after, filled = form.layers[0].keys, cache_to_tensors(form)[0].shape[2]
-    stays = after.data_ptr() == before.data_ptr()
-    assert stays == (form is static)
+    moved = after.data_ptr() != before.data_ptr()
+    assert moved == (form is dynamic)
     print(
-        f"{type(form).__name__}: {before.shape[2]} places, then {after.shape[2]}, of which"
+        f"{type(form).__name__}: room for {before.shape[2]}, then {after.shape[2]}"
     )
-    print(f"  {filled} filled; {'the same' if stays else 'another'} address")
+    print(f"  {filled} filled, {'moved' if moved else 'at the same address'}")
 
 # %%
 # Rewinding also serves another prompt that begins alike: the shared part is not read again. A cache that forgets
@@ -266,11 +254,9 @@ shared = int((other[0, :p] == input_ids[0]).int().cumprod(0).sum())
 decodeloop.crop_cache(cache, shared)
 again = decodeloop.generate(model, other, past_key_values=cache)
 assert torch.equal(again, decodeloop.generate(model, other))
-print(
-    f"{shared} of {other.shape[1]} tokens of the other prompt were there already"
-)
+print(f"{shared} of {other.shape[1]} tokens were in the cache already")
 try:
-    decodeloop.crop_cache(caches[-1], 200)
+    decodeloop.crop_cache(forgets, 200)
 except ValueError as error:
     print("the window:", error)
 
@@ -282,16 +268,13 @@ except ValueError as error:
 # it: where the caches of all rows near the weights in size, take a model with fewer KV heads or a window. A dynamic
 # cache will do unless something asks for fixed buffers; then give these no more places than the text needs.
 
-ratio = seconds["without cache"] / seconds["with cache"]
-print(
-    f"with the cache, an answer of {sizes[-1]} tokens is {ratio.iloc[-1]:.1f} x as fast,"
-)
-for k in (lengths[0], lengths[-1]):
+for name, t in {"answer": seconds, "step": ms}.items():
+    ratio, growth = t["without cache"] / t["with cache"], t.iloc[-1] / t.iloc[0]
     print(
-        f"a step at {k} tokens {ms['without cache'][k] / ms['with cache'][k]:.1f} x as fast,"
+        f"{name}: {ratio.min():.1f} to {ratio.max():.1f} x as fast with the cache;"
     )
-growth = ms["with cache"].iloc[-1] / ms["with cache"].iloc[0]
-print(f"and the longest of these takes {growth:.1f} x the time of the shortest")
+    print(f"  {t.index[0]} to {t.index[-1]} tokens multiply its time by", end=" ")
+    print(f"{growth['with cache']:.1f}, without by {growth['without cache']:.0f}")
 
 # %%
 # Measured on
