@@ -71,15 +71,13 @@ def with_cache(ids, new_tokens):
 
 answer = decodeloop.generate(model, input_ids)
 n, read = answer.shape[1] - p, []
-hook = model.register_forward_pre_hook(
-    lambda _, args: read.append(args[0].shape[1])
-)
+hook = model.register_forward_pre_hook(lambda _, a: read.append(a[0].shape[1]))
 assert torch.equal(without_cache(input_ids, n), answer)
 assert torch.equal(with_cache(input_ids, n), answer)
 hook.remove()
 assert read == [*range(p, p + n), p, *[1] * (n - 1)]
 print(
-    f"{n} new tokens; read: {sum(read[:n])} without the cache, {sum(read[n:])} with"
+    f"{n} new tokens; positions read: {sum(read[:n])} without, {sum(read[n:])} with"
 )
 
 # %%
@@ -100,6 +98,16 @@ assert difference < 1e-3
 print(f"largest difference {difference:.1g}, largest key {flat[0].max():.1f}")
 print(f"{len(cache.layers)} layers, {len(flat)} tensors, all like", end=" ")
 print(string_type(flat[0], with_shape=True))
+
+# %%
+# Every step reads all of it. Change one value, that of the first token in the last layer, and the next logits move.
+
+pair = [decodeloop.tensors_to_cache(flat) for _ in range(2)]
+pair[1].layers[-1].values[:, :, 0] += 1
+with torch.no_grad():
+    logits = [model(answer[:, p : p + 1], past_key_values=c).logits for c in pair]
+assert max_diff(*logits)["abs"] > 0.01
+print(f"the logits move by up to {max_diff(*logits)['abs']:.2f}")
 
 # %%
 # Time
@@ -126,10 +134,8 @@ with torch.no_grad():
 
 MiB, weights = 2**20, sum(w.nbytes for w in model.parameters())
 per_token = sum(t.nbytes for t in flat) // p
-ms = pandas.Series({key: 1000 * t.median for key, t in timings.items()}).unstack(
-    0
-)
-ms, must_read = ms.iloc[:, ::-1], weights + per_token * ms.index
+ms = pandas.Series({a: 1000 * t.median for a, t in timings.items()}).unstack(0)
+must_read = weights + per_token * ms.index
 ms["limit"] = 1000 * must_read / decodeloop.memory_bandwidth(model.device)
 ms["weights (MiB)"], ms["cache (MiB)"] = weights / MiB, per_token * ms.index / MiB
 ms.round(2)
@@ -143,11 +149,10 @@ loops = {"without cache": without_cache, "with cache": with_cache}
 assert torch.equal(*(loop(input_ids, sizes[-1]) for loop in loops.values()))
 runs = {}
 for k in sizes:
-    runs |= {
-        (way, k): lambda f=f, k=k: f(input_ids, k) for way, f in loops.items()
-    }
-whole = {key: t.median for key, t in decodeloop.measure_all(runs, warmup=0).items()}
-seconds = pandas.Series(whole).unstack(0).iloc[:, ::-1]
+    for way, loop in loops.items():
+        runs[way, k] = lambda loop=loop, k=k: loop(input_ids, k)
+whole = decodeloop.measure_all(runs, warmup=0)
+seconds = pandas.Series({a: t.median for a, t in whole.items()}).unstack(0)
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 4.3))
 for way, style in {"without cache": "o--", "with cache": "s-"}.items():
@@ -156,9 +161,9 @@ for way, style in {"without cache": "o--", "with cache": "s-"}.items():
 left.loglog(ms["limit"], ":", color="C5", label="limit of memory, with cache")
 left.set(title="One step", xlabel="tokens so far", ylabel="ms per token")
 right.set(title="Whole answer", xlabel="new tokens", ylabel="seconds")
-left.set_xticks(lengths, lengths, minor=False)
-right.set_xticks(sizes, sizes, minor=False)
-left.minorticks_off(), right.minorticks_off()
+for ax, ticks in (left, lengths), (right, sizes):
+    ax.set_xticks(ticks, ticks)
+    ax.xaxis.minorticks_off()
 fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 seconds.round(3)
 
@@ -193,29 +198,25 @@ pandas.DataFrame(rows, index=columns).T
 # %%
 # Another way to keep a cache small is to forget. With a *sliding window* of *w* tokens, as in `Mistral 7B
 # <https://arxiv.org/abs/2310.06825>`_, a token sees itself and the w - 1 before it, and older ones are dropped. Small
-# models with random weights read longer and longer texts. The bytes in their caches are those of the formula, with at
-# most w - 1 tokens.
+# models with random weights read longer and longer texts. Their caches hold the bytes of the formula, for at most w - 1
+# tokens.
 
 shape = {"hidden_size": 256, "num_attention_heads": 8, "head_dim": 32}
 shape |= {"vocab_size": 100, "intermediate_size": 256, "num_hidden_layers": 2}
-marks, window = [16, 64, 127, 256, 512] + [1024, 2000] * (not FAST), 128
-_, ax = plt.subplots()
-for heads, w, style in (
-    (8, None, "o-"),
-    (2, None, "s-"),
-    (1, None, "^-"),
-    (2, window, "D:"),
-):
-    config = MistralConfig(**shape, num_key_value_heads=heads, sliding_window=w)
-    small, held = MistralForCausalLM(config).eval(), []
+marks, ax = [16, 64, 127, 256, 512] + [1024, 2000] * (not FAST), plt.subplots()[1]
+for heads, w, style in (8, 0, "o-"), (2, 0, "s-"), (1, 0, "^-"), (2, 128, "D:"):
+    shape |= {"num_key_value_heads": heads, "sliding_window": w or None}
+    small, held = MistralForCausalLM(MistralConfig(**shape)).eval(), []
     for k in marks:
         with torch.no_grad():
             forgets = small(torch.ones(1, k, dtype=int)).past_key_values
         held.append(sum(t.nbytes for t in cache_to_tensors(forgets)))
-        assert held[-1] == kv_bytes(config, 4) * (min(k, w - 1) if w else k)
-    ax.loglog(marks, held, style, label=f"{heads} of 8 KV heads, window: {w}")
+        assert held[-1] == kv_bytes(small.config, 4) * (min(k, w - 1) if w else k)
+    label = f"{heads} of 8 KV heads" + f", window of {w}" * bool(w)
+    ax.loglog(marks, held, style, label=label)
 ax.set(title="Memory of a cache", xlabel="tokens so far", ylabel="bytes")
-ax.set_xticks(marks, marks, minor=False)
+ax.set_xticks(marks, marks)
+ax.xaxis.minorticks_off()
 ax.legend()
 
 # %%
@@ -240,9 +241,13 @@ for form in (dynamic, static):
     moved = after.data_ptr() != before.data_ptr()
     assert moved == (form is dynamic)
     print(
-        f"{type(form).__name__}: room for {before.shape[2]}, then {after.shape[2]}"
+        f"{type(form).__name__}: room for {before.shape[2]} tokens, then", end=" "
     )
-    print(f"  {filled} filled, {'moved' if moved else 'at the same address'}")
+    print(
+        after.shape[2],
+        f"with {filled} filled;",
+        "moved" if moved else "not moved",
+    )
 
 # %%
 # Rewinding also serves another prompt that begins alike: the shared part is not read again. A cache that forgets
@@ -270,9 +275,7 @@ except ValueError as error:
 
 for name, t in {"answer": seconds, "step": ms}.items():
     ratio, growth = t["without cache"] / t["with cache"], t.iloc[-1] / t.iloc[0]
-    print(
-        f"{name}: {ratio.min():.1f} to {ratio.max():.1f} x as fast with the cache;"
-    )
+    print(f"{name}: {ratio.min():.1f} to {ratio.max():.1f} x as fast with cache;")
     print(f"  {t.index[0]} to {t.index[-1]} tokens multiply its time by", end=" ")
     print(f"{growth['with cache']:.1f}, without by {growth['without cache']:.0f}")
 
