@@ -17,6 +17,7 @@ same model as an ONNX graph (:ref:`l-plot-export`).
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -86,11 +87,10 @@ def batch_loop(model, ids, mask, new_tokens, use_mask=True, positions="always"):
             count = (mask.cumsum(-1) - 1).clamp(min=0)
             given["position_ids"] = count[:, -unread.shape[1] :]
         out = model(unread, past_key_values=cache, logits_to_keep=1, **given)
-        cache, new = (
-            out.past_key_values,
-            out.logits[:, -1].argmax(-1, keepdim=True),
+        cache = out.past_key_values
+        unread = (
+            out.logits[:, -1].argmax(-1, keepdim=True).masked_fill(ended, pad)
         )
-        unread = new.masked_fill(ended, pad)
         ended |= unread == eos
         ids = torch.cat([ids, unread], dim=-1)
         mask = torch.cat([mask, torch.ones_like(unread)], dim=-1)
@@ -118,10 +118,9 @@ for row, length in enumerate(lengths):
     new.append(len(solo) - length)
     assert torch.equal(solo, answers[row, width - length : width + new[-1]])
     assert (answers[row, width + new[-1] :] == pad).all()
-facts = pandas.DataFrame(
-    {"prompt": lengths, "padding": [width - n for n in lengths]}
-)
-facts["answer"], facts["idle steps"] = new, [max(new) - n for n in new]
+facts = pandas.DataFrame({"prompt": lengths, "answer": new})
+facts["padding"] = width - facts["prompt"]
+facts["idle steps"] = max(new) - facts["answer"]
 facts.rename_axis(index="row")
 
 # %%
@@ -144,10 +143,7 @@ assert torch.equal(right[model], answers[:, : width + 30])
 
 breakages = {
     "rotary, no position ids": (model, {"positions": "never"}),
-    "rotary, positions for the prompt only": (
-        model,
-        {"positions": "prompt only"},
-    ),
+    "rotary, prompt's positions only": (model, {"positions": "prompt only"}),
     "learned positions, no position ids": (gpt2, {"positions": "never"}),
     "rotary, no mask": (model, {"use_mask": False}),
 }
@@ -159,8 +155,7 @@ for name, (m, options) in breakages.items():
 rows = pandas.DataFrame(changed).T
 assert not any(changed["rotary, no position ids"])
 assert rows.iloc[1:].any(axis=1).all()
-rows = rows.replace({True: "changed", False: "-"})
-rows
+rows.replace({True: "changed", False: "-"})
 
 # %%
 # The longest row has no padding, so nothing can hurt it. Without the mask, rows attend to their padding, and whether
@@ -180,15 +175,13 @@ print(tokenizer.decode(broken["rotary, no mask"][row], skip_special_tokens=True)
 # repeat one prompt, so that there is no padding, and let no end token stop the loops.
 
 k, sizes = (12, [1, 4, 16]) if FAST else (20, [1, 2, 4, 8, 16, 32])
-loops = {"PyTorch": lambda a, **kw: decodeloop.generate(model, a, **kw)}
-loops["ONNX"] = decoder.generate
+loops = {"PyTorch": partial(decodeloop.generate, model), "ONNX": decoder.generate}
 one, runs = ids[1:2, width - lengths[1] :], {}
 for size in sizes:
     many = one.repeat(size, 1)
     for name, loop in loops.items():
-        runs[name, size] = lambda n, a=many, f=loop: f(
-            a, max_new_tokens=n, eos_token_id=None
-        )
+        options = {"input_ids": many, "eos_token_id": None}
+        runs[name, size] = lambda n, f=loop, o=options: f(**o, max_new_tokens=n)
     assert torch.equal(*(runs[name, size](k) for name in loops))
 timings = decodeloop.prefill_and_decode_all(runs, k)
 ms = pandas.Series({key: 1000 * t.decode.median for key, t in timings.items()})
@@ -207,9 +200,7 @@ x = torch.ones(2048, 2048, device=model.device)
 flops = 2 * 2048**3 / decodeloop.measure(lambda: x @ x).min
 numbers = sum(w.numel() for w in model.parameters())
 c = model.config
-cached = (
-    2 * c.num_hidden_layers * c.hidden_size * (lengths[1] + k)
-)  # numbers per row
+cached = 2 * c.num_hidden_layers * c.hidden_size * (lengths[1] + k)  # per row
 limits = pandas.DataFrame(index=ms.index)
 bandwidth = decodeloop.memory_bandwidth(model.device)
 limits["reading"] = 1000 * 4 * (numbers + cached * ms.index) / bandwidth
@@ -224,7 +215,8 @@ for name, style in {"reading": ":", "arithmetic": "-."}.items():
 left.set(title="Latency", xlabel="rows", ylabel="ms per step")
 right.set(title="Throughput", xlabel="rows", ylabel="tokens/s, all rows")
 for ax in (left, right):
-    ax.set_xticks(sizes, sizes, minor=False)
+    ax.set_xticks(sizes, sizes)
+    ax.xaxis.minorticks_off()
 fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 
 for name in loops:
@@ -241,11 +233,10 @@ print(f"the limits cross at about {2 * flops / bandwidth:.0f} rows, caches aside
 # of this picture is one position of our batch of eight.
 
 cells = torch.cat([mask, 2 + (answers[:, width:] == pad).int()], dim=-1).cpu()
-colors = dict(zip(["padding", "prompt", "answer", "ended"], "5021", strict=True))
-colors = {name: f"C{number}" for name, number in colors.items()}
+colors = {"padding": "C5", "prompt": "C0", "answer": "C2", "ended": "C1"}
 _, ax = plt.subplots(figsize=(8, 3))
 ax.imshow(
-    cells, ListedColormap(list(colors.values())), aspect="auto", vmin=0, vmax=3
+    cells, ListedColormap([*colors.values()]), aspect="auto", vmin=0, vmax=3
 )
 ax.set(title="Where the work goes", xlabel="position", ylabel="row")
 ax.grid(False)
@@ -253,38 +244,43 @@ patches = [Patch(color=color, label=name) for name, color in colors.items()]
 ax.figure.legend(handles=patches, loc="outside lower center", ncols=4)
 
 # %%
-# Smaller batches, of rows that are alike, waste less. But they take more steps, and each step reads the weights again.
-# We serve the eight prompts in four ways, check that the answers stay the same, and count.
+# Smaller batches, of prompts of like length, waste less. But they take more steps, and each reads the weights again. We
+# serve the eight prompts in four ways, check that the answers stay the same, and count.
 
 most = 30 if FAST else 110  # new tokens
 
 
-def serve(groups):
-    for rows in groups:
-        part = slice(width - max(lengths[row] for row in rows), None)
-        seen = {"attention_mask": mask[rows, part], "max_new_tokens": most}
-        yield decoder.generate(ids[rows, part], **seen)
+def serve(rows):
+    start = width - max(lengths[row] for row in rows)
+    part = {"input_ids": ids[rows, start:], "attention_mask": mask[rows, start:]}
+    return decoder.generate(**part, max_new_tokens=most)
 
 
 order = sorted(range(8), key=lengths.__getitem__)
 ways = {
     "one by one": [[row] for row in range(8)],
     "fours, as they come": [[0, 1, 2, 3], [4, 5, 6, 7]],
-    "fours, prompts of like length": [order[:4], order[4:]],
+    "fours, like prompts": [order[:4], order[4:]],
     "all at once": [order],
 }
 counts, runs = {}, {}
 for name, groups in ways.items():
     steps = total = wasted = 0
-    for rows, got in zip(groups, serve(groups), strict=True):
-        start = width - max(lengths[row] for row in rows)
-        assert torch.equal(got, answers[rows, start : start + got.shape[1]])
-        steps += got.shape[1] - (width - start)
+    for rows in groups:
+        got, longest = serve(rows), max(lengths[row] for row in rows)
+        steps += got.shape[1] - longest
         total, wasted = total + got.numel(), wasted + int((got == pad).sum())
+        until = width + got.shape[1] - longest
+        assert torch.equal(got[:, longest:], answers[rows, width:until])
     counts[name] = steps, total, wasted, 100 * wasted / total
-    runs[name] = lambda groups=groups: list(serve(groups))
+    runs[name] = lambda groups=groups: [serve(rows) for rows in groups]
 columns = "steps", "positions", "of them wasted", "wasted (%)"
 table = pandas.DataFrame(counts, index=columns).T
+assert table["steps"].is_monotonic_decreasing
+share = table["wasted (%)"]
+assert (
+    share["one by one"] == 0 < share["fours, like prompts"] < share["all at once"]
+)
 whole = decodeloop.measure_all(runs, warmup=0)
 table["ms"] = [1000 * t.median for t in whole.values()]
 table.round(0).astype(int)
@@ -301,17 +297,11 @@ table.round(0).astype(int)
 # much beyond the size at which the latency above begins to grow as fast as the rows. Whatever the size, pass the mask
 # in every step, and positions either always or, with rotary embeddings, never.
 
-best = table["ms"].idxmin()
-print(
-    f"eight prompts were served fastest here: {best}, in {table['ms'].min():.0f} ms;"
-)
-print(
-    f"one by one took {table['ms']['one by one'] / table['ms'].min():.1f} x as long"
-)
+ms = table["ms"]
+print(f"eight prompts, fastest: {ms.idxmin()}, {ms.min():.0f} ms;", end=" ")
+print(f"one by one took {ms['one by one'] / ms.min():.1f} x as long")
 for name in loops:
-    print(
-        f"{name}: most tokens per second with {speed[name].idxmax()} rows of {sizes}"
-    )
+    print(f"{name}: most tokens/s with {speed[name].idxmax()} rows, of {sizes}")
 
 # %%
 # Measured on
