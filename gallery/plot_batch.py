@@ -1,0 +1,319 @@
+"""
+.. _l-plot-batch:
+
+=======================
+Several prompts at once
+=======================
+
+A decoder can answer several prompts in one go, a *batch*. Prompts differ in length and answers end at different steps,
+so shorter rows are filled up with *padding* that must change nothing. This page builds such a batch, proves that each
+row gets the answer it gets alone, shows what breaks it, and measures what a batch gains and what padding costs.
+
+Setup
+=====
+
+The small model that comes with the package, in float32, so that rounding does not blur a comparison of tokens, and the
+same model as an ONNX graph (:ref:`l-plot-export`): the exporter is ``"gqa"``, or ``"dynamo"`` on a GPU, where the
+operator behind ``"gqa"`` does not take float32.
+"""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas
+import torch
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import decodeloop
+
+FAST = decodeloop.unit_test_going()  # fewer and shorter runs, the same code
+
+loaded = decodeloop.load(dtype="float32")
+model, tokenizer = loaded.model, loaded.tokenizer
+folder = tempfile.TemporaryDirectory()
+path = Path(folder.name) / "model.onnx"
+exporter = "gqa" if model.device.type == "cpu" else "dynamo"
+decodeloop.export_onnx(model, path, exporter=exporter)
+decoder = decodeloop.OnnxDecoder(path)
+prompts = [
+    'def factorial(n):\n    """Return the factorial of n."""',
+    'def print_prime(n):\n    """\n    Print all primes between 1 and n\n    """',
+    'def is_even(n):\n    """Return True if n is even."""',
+    'def count_vowels(text):\n    """\n    Count the vowels in text.\n\n'
+    '    Parameters\n    ----------\n    text : str\n    """',
+    'def reverse(s):\n    """Return s reversed."""',
+    'def fibonacci(n):\n    """Yield the first n Fibonacci numbers."""',
+    'class Stack:\n    """A stack: push, pop, peek and a length."""',
+    'def gcd(a, b):\n    """Return the greatest common divisor of a and b."""',
+]
+print(
+    f"{loaded.name} model on {model.device}; {decoder.providers[0]}, {exporter}"
+)
+
+# %%
+# Padding goes on the left
+# ========================
+#
+# A tensor has one width, and the next token is predicted at its right end. So that is where every prompt must end, and
+# the shorter ones get padding tokens in front. The *attention mask* says which tokens are real. *Position ids* count
+# them: a row's first real token is number 0, wherever it stands. Here are the last 24 columns of three of the rows.
+
+tokenizer.padding_side = "left"
+batch = tokenizer(prompts, padding=True, return_tensors="pt").to(model.device)
+ids, mask = batch.input_ids, batch.attention_mask
+positions = (mask.cumsum(-1) - 1).clamp(min=0)
+for row in (0, 3, 4):
+    print(repr(tokenizer.decode(ids[row, -15:])))
+    print("  mask     ", *(f"{v:2}" for v in mask[row, -24:].tolist()))
+    print("  positions", *(f"{v:2}" for v in positions[row, -24:].tolist()))
+
+# %%
+# The loop
+# ========
+#
+# It is the loop of :ref:`l-plot-generate` with three additions. The mask grows by a 1 with every token, the new
+# positions follow from it, and a row that wrote its end token writes padding until the last row has ended. Two switches
+# let us break it later.
+
+pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+
+
+@torch.no_grad()
+def batch_loop(model, ids, mask, new_tokens, use_mask=True, positions="always"):
+    unread, cache = ids, None
+    ended = torch.zeros_like(ids[:, :1], dtype=torch.bool)
+    for step in range(new_tokens):
+        given = {"attention_mask": mask} if use_mask else {}
+        if positions == "always" or (positions == "prompt only" and step == 0):
+            count = (mask.cumsum(-1) - 1).clamp(min=0)
+            given["position_ids"] = count[:, -unread.shape[1] :]
+        out = model(unread, past_key_values=cache, logits_to_keep=1, **given)
+        cache = out.past_key_values
+        unread = (
+            out.logits[:, -1].argmax(-1, keepdim=True).masked_fill(ended, pad)
+        )
+        ended |= unread == eos
+        ids = torch.cat([ids, unread], dim=-1)
+        mask = torch.cat([mask, torch.ones_like(unread)], dim=-1)
+        if ended.all():
+            break
+    return ids
+
+
+answers = batch_loop(model, ids, mask, 110)
+assert torch.equal(answers, decodeloop.generate(model, ids, attention_mask=mask))
+assert torch.equal(answers, decoder.generate(ids, attention_mask=mask))
+print(tokenizer.decode(answers[5], skip_special_tokens=True))
+
+# %%
+# Each row equals its solo run
+# ============================
+#
+# :func:`decodeloop.generate` and the ONNX decoder give the same tokens as the loop. Now every prompt alone, without
+# padding and without a mask: each answer must be its row, token for token.
+
+width = ids.shape[1]
+lengths, new = mask.sum(-1).tolist(), []
+for row, length in enumerate(lengths):
+    solo = decodeloop.generate(model, ids[row : row + 1, width - length :])[0]
+    new.append(len(solo) - length)
+    assert torch.equal(solo, answers[row, width - length : width + new[-1]])
+    assert (answers[row, width + new[-1] :] == pad).all()
+facts = pandas.DataFrame({"prompt": lengths, "answer": new})
+facts["padding"] = width - facts["prompt"]
+facts["idle steps"] = max(new) - facts["answer"]
+facts.rename_axis(index="row")
+
+# %%
+# What goes wrong
+# ===============
+#
+# Now we leave things out, and count the rows whose first 30 new tokens change. One result is a surprise. The model
+# encodes positions by `rotation <https://arxiv.org/abs/2104.09864>`_: only the *distance* between two tokens matters.
+# Without any position ids, every token of a row is shifted by the same padding, distances stay, and so do the tokens.
+# But positions for the prompt only, the model's own count afterwards, tear a gap between prompt and answer. GPT-2
+# *learns* a vector for each position; a tiny one with random weights shows that there a shift is enough.
+
+torch.manual_seed(0)
+shape = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256}
+shape |= {"vocab_size": 3072, "initializer_range": 0.3}
+shape |= {"bos_token_id": 0, "eos_token_id": 0}
+gpt2 = GPT2LMHeadModel(GPT2Config(**shape)).eval().to(model.device)
+right = {m: batch_loop(m, ids, mask, 30) for m in (model, gpt2)}
+assert torch.equal(right[model], answers[:, : width + 30])
+
+breakages = {
+    "rotary, no position ids": (model, {"positions": "never"}),
+    "rotary, prompt's positions only": (model, {"positions": "prompt only"}),
+    "learned positions, no position ids": (gpt2, {"positions": "never"}),
+    "rotary, no mask": (model, {"use_mask": False}),
+}
+changed, broken = {}, {}
+for name, (m, options) in breakages.items():
+    broken[name] = batch_loop(m, ids, mask, 30, **options)
+    changed[name] = (broken[name] != right[m]).any(-1).tolist()
+    assert not changed[name][lengths.index(width)]  # the row without padding
+rows = pandas.DataFrame(changed).T
+assert not any(changed["rotary, no position ids"])
+assert rows.iloc[1:].any(axis=1).all()
+rows.replace({True: "changed", False: "-"})
+
+# %%
+# The longest row has no padding, so nothing can hurt it. Without the mask, rows attend to their padding, and whether
+# that changes a token is chance: a test with one prompt would pass. This is a row that it did change, and nothing but
+# the answer says so:
+
+row = changed["rotary, no mask"].index(True)
+print(tokenizer.decode(right[model][row], skip_special_tokens=True))
+print("--- without the mask:")
+print(tokenizer.decode(broken["rotary, no mask"][row], skip_special_tokens=True))
+
+# %%
+# What a batch gains
+# ==================
+#
+# *Latency* is the time of a step, in which every row gets one token; *throughput* counts the tokens of all rows. We
+# repeat one prompt, so that there is no padding, and let no end token stop the loops.
+
+k, sizes = (12, [1, 4, 16]) if FAST else (20, [1, 2, 4, 8, 16, 32])
+loops = {"PyTorch": partial(decodeloop.generate, model), "ONNX": decoder.generate}
+one, runs = ids[1:2, width - lengths[1] :], {}
+for size in sizes:
+    many = one.repeat(size, 1)
+    for name, loop in loops.items():
+        options = {"input_ids": many, "eos_token_id": None}
+        runs[name, size] = lambda n, f=loop, o=options: f(**o, max_new_tokens=n)
+    assert torch.equal(*(runs[name, size](k) for name in loops))
+timings = decodeloop.prefill_and_decode_all(runs, k)
+ms = pandas.Series({key: 1000 * t.decode.median for key, t in timings.items()})
+ms = ms.unstack(0).rename_axis(index="rows")
+speed = 1000 / ms.div(ms.index, axis=0)
+pandas.concat({"ms per step": ms, "tokens/s": speed}, axis=1).round(1)
+
+# %%
+# Why is a step for many rows not many times as long? All rows use the same weights. A step must read these from memory
+# once, however many rows there are; what grows with the rows is the reading of their caches
+# (:ref:`l-plot-kv-cache`) and the arithmetic, one multiplication and one addition for each weight and row. That gives
+# two limits, from the bandwidth and the arithmetic speed measured here. Up to where they cross, reading takes longer
+# than computing, and a further row should cost little. Starting the operators, too, is done once for all rows. The
+# bandwidth is that of main memory: a model as small as this one may stay in the processor's own memory from step to
+# step, and a step may then lie below the first limit. A large model does not fit there.
+
+x = torch.ones(2048, 2048, device=model.device)
+flops = 2 * 2048**3 / decodeloop.measure(lambda: x @ x).min
+numbers = sum(w.numel() for w in model.parameters())
+c = model.config
+cached = 2 * c.num_hidden_layers * c.hidden_size * (lengths[1] + k)  # per row
+limits = pandas.DataFrame(index=ms.index)
+bandwidth = decodeloop.memory_bandwidth(model.device)
+limits["reading"] = 1000 * 4 * (numbers + cached * ms.index) / bandwidth
+limits["arithmetic"] = 1000 * 2 * numbers * ms.index / flops
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 4.3))
+for name, style in {"PyTorch": "o--", "ONNX": "s-"}.items():
+    left.loglog(ms[name], style, label=name)
+    right.loglog(speed[name], style)
+for name, style in {"reading": ":", "arithmetic": "-."}.items():
+    left.loglog(limits[name], style, color="C5", label=f"limit of {name}")
+left.set(title="Latency", xlabel="rows", ylabel="ms per step")
+right.set(title="Throughput", xlabel="rows", ylabel="tokens/s, all rows")
+for ax in (left, right):
+    ax.set_xticks(sizes, sizes)
+    ax.xaxis.minorticks_off()
+fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+
+for name in loops:
+    longer, more = ms[name][16] / ms[name][1], speed[name][16] / speed[name][1]
+    print(f"{name}: a step for 16 rows takes {longer:.1f} x one for 1 row,")
+    print(f"  so the batch writes {more:.1f} x the tokens per second")
+print(f"the limits cross at about {2 * flops / bandwidth:.0f} rows, caches aside")
+
+# %%
+# What padding costs
+# ==================
+#
+# A padded position is computed like any other, and thrown away; so is every step of a row that has ended. Each cell
+# of this picture is one position of our batch of eight.
+
+cells = torch.cat([mask, 2 + (answers[:, width:] == pad).int()], dim=-1).cpu()
+colors = {"padding": "C5", "prompt": "C0", "answer": "C2", "ended": "C1"}
+_, ax = plt.subplots(figsize=(8, 3))
+ax.imshow(
+    cells, ListedColormap([*colors.values()]), aspect="auto", vmin=0, vmax=3
+)
+ax.set(title="Where the work goes", xlabel="position", ylabel="row")
+ax.grid(False)
+patches = [Patch(color=color, label=name) for name, color in colors.items()]
+ax.figure.legend(handles=patches, loc="outside lower center", ncols=4)
+
+# %%
+# Smaller batches, of prompts of like length, waste less. But they take more steps, and each reads the weights again. We
+# serve the eight prompts in four ways, check that the answers stay the same, and count.
+
+most = 15 if FAST else 110  # new tokens
+
+
+def serve(rows):
+    start = width - max(lengths[row] for row in rows)
+    part = {"input_ids": ids[rows, start:], "attention_mask": mask[rows, start:]}
+    return decoder.generate(**part, max_new_tokens=most)
+
+
+order = sorted(range(8), key=lengths.__getitem__)
+ways = {
+    "one by one": [[row] for row in range(8)],
+    "fours, as they come": [[0, 1, 2, 3], [4, 5, 6, 7]],
+    "fours, like prompts": [order[:4], order[4:]],
+    "all at once": [order],
+}
+counts, runs = {}, {}
+for name, groups in ways.items():
+    steps = total = wasted = 0
+    for rows in groups:
+        got, longest = serve(rows), max(lengths[row] for row in rows)
+        steps += got.shape[1] - longest
+        total, wasted = total + got.numel(), wasted + int((got == pad).sum())
+        until = width + got.shape[1] - longest
+        assert torch.equal(got[:, longest:], answers[rows, width:until])
+    counts[name] = steps, total, wasted, 100 * wasted / total
+    runs[name] = lambda groups=groups: [serve(rows) for rows in groups]
+columns = "steps", "positions", "of them wasted", "wasted (%)"
+table = pandas.DataFrame(counts, index=columns).T
+assert table["steps"].is_monotonic_decreasing
+share = table["wasted (%)"]
+assert (
+    share["one by one"] == 0 < share["fours, like prompts"] < share["all at once"]
+)
+whole = decodeloop.measure_all(runs, warmup=0)
+table["ms"] = [1000 * t.median for t in whole.values()]
+table.round(0).astype(int)
+
+# %%
+# The rows of a batch cannot be sorted by the length of their answers: nobody knows it yet. Servers therefore let a row
+# that ends leave at once and put the next prompt in its place, which is called `continuous batching
+# <https://www.usenix.org/conference/osdi22/presentation/yu>`_.
+#
+# Which should I use?
+# ===================
+#
+# For one answer as fast as possible, a batch of one. For many, a batch: as large as memory and patience allow, but not
+# much beyond the size at which the latency above begins to grow as fast as the rows. Whatever the size, pass the mask
+# in every step, and positions either always or, with rotary embeddings, never.
+
+ms = table["ms"]
+print(f"eight prompts, fastest: {ms.idxmin()}, {ms.min():.0f} ms;", end=" ")
+print(f"one by one took {ms['one by one'] / ms.min():.1f} x as long")
+for name in loops:
+    print(f"{name}: most tokens/s with {speed[name].idxmax()} rows, of {sizes}")
+
+# %%
+# Measured on
+# ===========
+
+decodeloop.provenance(
+    model=loaded.name, dtype=model.dtype, provider=decoder.providers[0]
+)
