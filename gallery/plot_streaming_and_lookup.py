@@ -363,8 +363,8 @@ ax.legend()
 # ===================
 #
 # Stream wherever somebody reads along; the first table says how much sooner something is seen. Look up where the
-# answer copies from its prompt, as the edit does, or from itself. Where it does neither, most guesses are wrong: compare
-# its tokens per pass with the cost in the plot, and guess few tokens or none. On this machine, with up to 8 guesses:
+# answer copies from its prompt, as the edit does, or from itself. Where it does neither, most guesses are wrong: hold
+# its tokens per pass against the cost in the plot, and guess few tokens or none. On this machine, with up to 8 guesses:
 
 for name, row in speed.iterrows():
     verdict = "faster" if row["speed-up"] > 1 else "slower"
