@@ -13,8 +13,8 @@ gives the likeliest text, which gives right programs, and what variety costs.
 Load the model
 ==============
 
-Everything here runs in float32, on a GPU too. Rounding then cannot tip a draw, so the page's texts are the same
-everywhere.
+Everything here runs in float32, on a GPU too. Rounding is then too small to tip the draws of this page, whatever
+computes them.
 """
 
 import builtins
@@ -83,7 +83,7 @@ pandas.DataFrame({k: look(i) for k, i in (rows | {"surest": sure}).items()}).T
 
 # %%
 # The picture of the whole answer shows where it was decided. In a few places the model had a real choice; at nearly
-# all others one token has almost all of the probability, and no way of choosing would take another.
+# all others one token has almost all of the probability, and a draw would hardly ever take another.
 
 _, ax = plt.subplots(figsize=(7, 3.2))
 ax.bar(range(len(entropy)), entropy.cpu())
@@ -91,10 +91,8 @@ for step in entropy.topk(3).indices.tolist():
     token = repr(tokenizer.decode(greedy[0, length + step]))
     side = "right" if step < unsure else "left"
     ax.text(step, float(entropy[step]) + 0.1, token, ha=side)
-ax.set(
-    title="Entropy before each token of the answer", ylabel="bits", ylim=(0, 8)
-)
-ax.set_xlabel("token of the answer (three are named)")
+ax.set(title="Entropy before each token of the answer", ylim=(0, 8))
+ax.set(xlabel="token of the answer (three are named)", ylabel="bits")
 open_steps = int((entropy > 1).sum())
 print(f"{open_steps} of {len(entropy)} tokens were open to more than 1 bit")
 assert open_steps < len(entropy) / 3
@@ -111,26 +109,16 @@ assert open_steps < len(entropy) / 3
 
 temperatures = [0.5, 1.0, 2.0]
 _, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-for ax, (name, step) in zip(
-    axes, {"open": unsure, "sure": sure}.items(), strict=True
-):
+places = {"open": unsure, "sure": sure}
+for ax, (name, step) in zip(axes, places.items(), strict=True):
     for temperature, line in zip(temperatures, ["--", "-", ":"], strict=True):
-        p = (
-            (logits[step] / temperature)
-            .softmax(dim=-1)
-            .sort(descending=True)
-            .values
-        )
-        ax.loglog(
-            range(1, len(p) + 1),
-            p.cpu(),
-            line,
-            label=f"temperature {temperature}",
-        )
+        p = (logits[step] / temperature).softmax(dim=-1).cpu()
+        p = p.sort(descending=True).values
+        ax.loglog(range(1, len(p) + 1), p, line, label=temperature)
         print(f"{name}, temperature {temperature}: best token {p[0]:.2%}")
     ax.set(title=f"The {name} place", xlabel="rank of the token", ylim=(1e-9, 2))
 axes[0].set_ylabel("probability")
-axes[0].legend()
+axes[0].legend(title="temperature")
 
 # %%
 # Cut the tail
@@ -188,7 +176,7 @@ axes[0].set_ylabel("probability")
 # =======================
 #
 # A *repetition penalty* lowers every token that the text already holds: a positive logit is divided by it, a negative
-# one multiplied. That helps against prose that goes round in circles. But programs repeat themselves for good reasons.
+# one multiplied. It is meant for prose that goes round in circles. But programs repeat themselves for good reasons.
 # We penalise an answer's own tokens, each at the place where the model wrote it, and count how many are still the most
 # likely.
 
@@ -304,7 +292,7 @@ table.round(2)
 # %%
 # Greedy is short-sighted: its first step into the docstring was the likeliest one, and led to less likely ones. Its
 # program fails when run, since nothing gives ``x2`` a value, and the one of the beams does what it says. But that is
-# luck. Likelier is not righter, as the last part shows.
+# luck: likely and right are two things, and the last part counts the right ones.
 #
 # Right against varied
 # ====================
