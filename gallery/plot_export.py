@@ -152,7 +152,7 @@ assert list(table.ne("varies").sum(axis=1)) == [0, 1, 1, 1]
 table.rename_axis("traced on")
 
 # %%
-# Nothing was said, yet three of the four programs are of one size. A tracer takes a size of 0 or 1 for a constant:
+# Nothing was said, yet three of the four programs fix one of their sizes. A tracer takes a size of 0 or 1 for a constant:
 # PyTorch treats these two apart, since a size of 1 is broadcast, and an empty tensor often takes another way through
 # the code. An example of one prompt, or of one without a past, is what one would try first. Such a program refuses
 # other sizes; the one traced on 2 x 3 after 5 runs at them, and gives what the model gives.
@@ -200,8 +200,8 @@ except torch.onnx.errors.OnnxExporterError as error:
 # ===============
 #
 # :func:`decodeloop.export_onnx` does this for all layers, and checks the trace at other sizes. That is its exporter
-# ``"dynamo"``, named after the part of PyTorch that traces. Its graph has standard operators only. The exporter
-# ``"gqa"`` does not trace this model: it writes the graph operator by operator, with ONNX Runtime's own fused ones.
+# ``"dynamo"``, after the argument ``dynamo=True`` above. Its graph has standard operators only. The exporter ``"gqa"``
+# does not trace this model: it writes the graph operator by operator, with ONNX Runtime's own fused ones.
 
 folder = tempfile.TemporaryDirectory()
 reports = {}
@@ -308,7 +308,7 @@ table.assign(
 # ================
 #
 # The second layer in the graph of ``"gqa"``: boxes are operators, in the order in which they run; arrows are tensors.
-# In grey, the weights and cache tensors that each one reads.
+# In grey, what else each one reads, two tensors at most: weights and the cache.
 
 nodes = onnx.load(gqa.path, load_external_data=False).graph.node
 norms = [i for i, n in enumerate(nodes) if n.op_type == "SkipLayerNormalization"]
