@@ -152,10 +152,10 @@ assert list(table.ne("varies").sum(axis=1)) == [0, 1, 1, 1]
 table.rename_axis("traced on")
 
 # %%
-# Nothing was said, yet three of the four programs fix one of their sizes. A tracer takes a size of 0 or 1 for a constant:
-# PyTorch treats these two apart, since a size of 1 is broadcast, and an empty tensor often takes another way through
-# the code. An example of one prompt, or of one without a past, is what one would try first. Such a program refuses
-# other sizes; the one traced on 2 x 3 after 5 runs at them, and gives what the model gives.
+# Nothing was said, yet three of the four programs fix one of their sizes. A tracer takes a size of 0 or 1 for a
+# constant: PyTorch treats these two apart, since a size of 1 is broadcast, and an empty tensor often takes another way
+# through the code. An example of one prompt, or of one without a past, is what one would try first. Such a program
+# refuses other sizes; the one traced on 2 x 3 after 5 runs at them, and gives what the model gives.
 
 other = inputs_of(3, 2, 4)
 try:

@@ -321,7 +321,7 @@ assert len(passes) == 8
 # ``torch.cat`` makes a new tensor, so a cache that grows by it is written whole for each token: the bytes grow with the
 # square of the length. A buffer of the final size is written once in each place. Here are the keys of one layer.
 
-size = 250 if FAST else 2000
+size = 250 if FAST else 1000
 new_keys = torch.randn(size, 1, 4, 1, 64)
 grown, buffer = new_keys[0], torch.zeros(1, 4, size, 64)
 written = pandas.DataFrame(0, range(1, size + 1), ["torch.cat", "one buffer"])
