@@ -1,0 +1,439 @@
+"""
+.. _l-plot-precision:
+
+===============================
+How few bits does a model need?
+===============================
+
+To write one token, a model reads every weight once. Weights in half the bits are half the bytes to read, so the limit
+on its speed doubles. This page stores one model in 32, 16, 8 and 4 bits per weight, then rounds it to 2 by hand. It
+measures what each step saves, what it costs, and which tokens change.
+
+The model in float32
+====================
+
+All comparisons are with the model in float32, 4 bytes per weight. Its weights were saved in float16, so storing
+them in 16 bits again changes none of them. It only makes the arithmetic between them coarser.
+"""
+
+import copy
+import itertools
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import onnx
+import onnxruntime
+import pandas
+import torch
+from onnx import numpy_helper
+
+import decodeloop
+
+FAST = decodeloop.unit_test_going()  # fewer repeats and sizes, the same code
+
+loaded = decodeloop.load(dtype="float32")
+model, tokenizer = loaded.model, loaded.tokenizer
+assert all(torch.equal(w, w.half().float()) for w in model.parameters())
+folder = tempfile.TemporaryDirectory()
+print(f"{model.num_parameters() / 1e6:.1f} million weights, on {model.device}")
+
+# %%
+# A block and a scale
+# ===================
+#
+# 4 bits tell 16 numbers apart, here -8 to 7. A matrix is cut into *blocks*, say of 32 weights of one column. Each
+# block has a *scale*, and a weight is stored as the nearest whole multiple of it. The scale is such that the
+# block's largest weight, up or down, becomes exactly -8. That is all there is to it:
+
+
+def round_to_blocks(matrix, bits, block):
+    """Whole numbers [columns, blocks, block], and the scale of each block."""
+    half = 2 ** (bits - 1)
+    blocks = matrix.T.reshape(matrix.shape[1], -1, block)
+    high, low = blocks.max(-1, keepdims=True), blocks.min(-1, keepdims=True)
+    scales = np.where(high > -low, high, low) / -half
+    numbers = np.round(blocks / np.where(scales == 0, 1, scales))
+    return np.clip(numbers, -half, half - 1), scales
+
+
+# %%
+# We try it on the first matrix of the ONNX graph. An error is at most half a scale where the number was only
+# rounded. A weight that would be 8 is cut to 7, which can cost up to a whole scale.
+
+path = Path(folder.name) / "float32.onnx"
+decodeloop.export_onnx(model, path, exporter="gqa", logits="all")
+
+
+def constants(path):
+    tensors = onnx.load(path).graph.initializer
+    return {t.name: numpy_helper.to_array(t) for t in tensors}
+
+
+name = "layers.0.qkv_fc1.weight"
+matrix = constants(path)[name]
+numbers, scales = round_to_blocks(matrix, bits=4, block=32)
+rounded = (numbers * scales).reshape(matrix.T.shape).T
+errors = np.abs(rounded - matrix).T.reshape(numbers.shape) / np.abs(scales)
+print("first weights:", matrix[:6, 0].round(3))
+print("their numbers:", numbers[0, 0, :6].astype(int), f"x {scales[0, 0, 0]:.4f}")
+print("stored weights:", rounded[:6, 0].round(3))
+print(f"errors in scales: mean {errors.mean():.2f}, largest {errors.max():.2f}")
+assert errors[numbers < 7].max() < 0.501
+assert errors.max() < 1.001
+
+# %%
+# :func:`decodeloop.quantize_onnx` does this to all matrices of a graph. It stores two numbers in a byte, the first in
+# the lower half, and adds 8 so that none is negative. Its file holds the bytes that our lines give, but where a weight
+# lies halfway between two numbers: numpy takes the even one.
+
+decodeloop.quantize_onnx(path, path.with_name("check.onnx"), bits=4)
+stored = constants(path.with_name("check.onnx"))
+unsigned = (numbers + 8).astype(np.uint8)
+packed = unsigned[..., ::2] | unsigned[..., 1::2] << 4
+same = (packed == stored[f"{name}.quantized"]).mean()
+print(
+    f"{matrix.nbytes:,} bytes are now {packed.nbytes:,} and {scales.nbytes:,} of scales"
+)
+print(f"{same:.2%} of our packed bytes are those in the file, the rest are ties")
+assert np.allclose(scales[..., 0], stored[f"{name}.scales"])
+assert same > 0.999
+
+# %%
+# What a model loses by it
+# ========================
+#
+# *Perplexity* says how surprised a model is by a text. A perplexity of 3 is the surprise of a guess among 3 equally
+# likely tokens, at each token on average. We take some functions in the style that the model was trained on, and some
+# in another one. Their lengths differ, so the shorter ones are padded on the left, which is not counted.
+
+familiar = '''def count_vowels(text):
+    """
+    Count the vowels in text
+    """
+    count = 0
+    for char in text:
+        if char in "aeiou":
+            count += 1
+    return count
+|def gcd(a, b):
+    """
+    Return the greatest common divisor of a and b
+    """
+    while b:
+        a, b = b, a % b
+    return a
+|def is_palindrome(text):
+    """
+    Return True if text is a palindrome
+    """
+    return text == text[::-1]
+'''
+strange = '''def chunked(stream, size):
+    """Yield pieces of a stream until a piece comes back empty."""
+    while piece := stream.read(size):
+        yield piece
+|async def fetch_all(urls, client):
+    """Fetch pages side by side, and keep those that answered."""
+    pages = await asyncio.gather(*(client.get(url) for url in urls))
+    return [page for page in pages if page.status == 200]
+'''
+
+
+def batch(texts):
+    padded = tokenizer(
+        texts, return_tensors="pt", padding=True, padding_side="left"
+    )
+    return padded.to(model.device)
+
+
+def perplexity(decoder, text):
+    rows = batch(text.split("|"))
+    return decodeloop.perplexity(decoder, **rows)
+
+
+exact = {text: perplexity(model, text) for text in (familiar, strange)}
+print(f"perplexity of the familiar text: {exact[familiar]:.2f}")
+print(f"perplexity of the strange text: {exact[strange]:.1f}")
+assert exact[familiar] < exact[strange]
+
+# %%
+# One model in eleven files
+# =========================
+#
+# Not every machine runs every type. Where ONNX Runtime has no operators for one, PyTorch runs it instead, and the
+# output says so.
+
+
+def onnx_or_torch(dtype):
+    plain = decodeloop.load(dtype=dtype).model
+    path = Path(folder.name) / f"{dtype}.onnx"
+    decodeloop.export_onnx(plain, path, exporter="gqa", logits="all")
+    try:
+        return decodeloop.OnnxDecoder(path)
+    except Exception as error:  # its class differs from machine to machine
+        print(f"{dtype} by PyTorch: {str(error).strip()[:100]}...")
+        return plain
+
+
+types = ["float32", "float16", "bfloat16"]
+decoders = {dtype: onnx_or_torch(dtype) for dtype in types}
+
+# %%
+# The quantized files are made from the float16 graph on a GPU, from the float32 graph elsewhere. *Zero points* are the
+# other way to make a block: 16 numbers are spread from its smallest weight to its largest, and one more number says
+# which of them is zero.
+
+source = "float16" if model.device.type == "cuda" else "float32"
+for bits, block, zeros in itertools.product((8, 4), (32, 128), (False, True)):
+    name = f"int{bits}, block {block}" + ", zero points" * zeros
+    target = Path(folder.name) / f"{name}.onnx"
+    kind = {"bits": bits, "block_size": block, "symmetric": not zeros}
+    decodeloop.quantize_onnx(target.with_name(f"{source}.onnx"), target, **kind)
+    decoders[name] = decodeloop.OnnxDecoder(target)
+
+# %%
+# A float16 file is half as large. Is it also half to read? ONNX Runtime can write down the graph that it really runs.
+# Where it has no 16-bit product, it unpacks the weights once, when it opens the file.
+
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 3
+options.optimized_model_filepath = str(Path(folder.name) / "as_run.onnx")
+decodeloop.OnnxDecoder(decoders["float16"].path, session_options=options)
+reads = {
+    name: decodeloop.roofline(getattr(decoder, "path", decoder)).weights / 1e6
+    for name, decoder in decoders.items()
+}
+as_run = decodeloop.roofline(options.optimized_model_filepath).weights / 1e6
+print(
+    f"float16: {reads['float16']:.1f} MB to read in the file, {as_run:.1f} MB as run"
+)
+
+# %%
+# What each saves, and what it costs
+# ==================================
+#
+# The model in float32 answers eight prompts, half of them of kinds that it does not know. Each file then reads these
+# answers, and at each token says which one it would have written. So a changed token does not hide those after it.
+
+tasks = {
+    "print_prime(n)": "Print all primes between 1 and n",
+    "fibonacci(n)": "Return the first n Fibonacci numbers",
+    "merge(a, b)": "Merge two sorted lists",
+    "reverse_words(sentence)": "Reverse the order of the words",
+    "zip_with_gap(rows, fill)": "Rotate a matrix and mark every hole in it",
+    "fetch_all(urls)": "Download pages side by side and keep the good ones",
+    "money(amount)": "Format an amount in the smallest unit of a currency",
+    "schedule(jobs, day)": "Plan the jobs of a day so that none overlap",
+}
+prompts = [
+    f'def {head}:\n    """\n    {text}\n    """' for head, text in tasks.items()
+]
+rows, steps = batch(prompts), 20 if FAST else 40
+given = {"attention_mask": rows.attention_mask, "max_new_tokens": steps}
+
+
+def compare(expected, decoder):
+    return decodeloop.verify(expected, decoder, rows.input_ids, **given)
+
+
+reference = decoders["float32"]
+reports = {
+    n: compare(reference, d) for n, d in decoders.items() if d is not reference
+}
+reports["float32"] = compare(model, reference)
+assert reports["float32"].same_tokens or reports["float32"].divergence.near_tie
+print("float32 against PyTorch:", reports["float32"])
+print("float16 against float32:", reports["float16"])
+
+# %%
+# Now the speed. All write the same number of tokens in turns.
+
+
+def loop(decoder):
+    if not isinstance(decoder, decodeloop.OnnxDecoder):
+        decoder = decodeloop.TorchDecoder(decoder)
+    ids = batch(prompts[:1]).input_ids
+    return lambda k: decoder.generate(ids, max_new_tokens=k, eos_token_id=None)
+
+
+loops = {name: loop(decoder) for name, decoder in decoders.items()}
+timings = decodeloop.prefill_and_decode_all(loops, 10 if FAST else 80)
+df = pandas.DataFrame(index=decoders)
+by_onnx = [isinstance(d, decodeloop.OnnxDecoder) for d in decoders.values()]
+df["run by"] = ["ONNX Runtime" if onnx else "PyTorch" for onnx in by_onnx]
+df["file (MB)"] = [
+    sum(f.stat().st_size for f in Path(folder.name).glob(f"{name}.onnx*")) / 1e6
+    for name in decoders
+]
+df["reads (MB)"] = reads
+df["bytes/weight"] = 4 * df["reads (MB)"] / reads["float32"]
+df["ms/token"] = [1e3 * t.decode.median for t in timings.values()]
+df["familiar"] = [perplexity(d, familiar) for d in decoders.values()]
+df["strange"] = [perplexity(d, strange) for d in decoders.values()]
+df["tokens changed"] = pandas.Series(
+    {n: r.tokens - r.agreed for n, r in reports.items()}
+)
+df["logits within"] = pandas.Series(
+    {n: r.max_logit_diff for n, r in reports.items()}
+)
+df.round(2)
+
+# %%
+# A file also holds the *embedding table*, of which a step reads one row; it is not quantized. *Bytes/weight* counts
+# the scales. *Familiar* and *strange* are the perplexities of the two texts, *logits within* is the largest change of
+# any logit. Perplexity hardly moves, and on texts this short it can even fall by chance. Tokens and logits are the
+# finer measure. Fewer bytes need not be as much faster: this model is small, and a number must be unpacked before it
+# is multiplied. :ref:`l-plot-onnx-speed` says what limits each.
+#
+# Where is the cliff?
+# ===================
+#
+# The files end at 4 bits. Our own lines do not. We round all matrices of the PyTorch model, and read the texts again.
+
+
+@torch.no_grad()
+def rounded_model(bits, block):
+    copied = copy.deepcopy(model)
+    copied.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+    for layer in copied.modules():
+        if isinstance(layer, torch.nn.Linear):
+            matrix = layer.weight.cpu().numpy().T
+            numbers, scales = round_to_blocks(matrix, bits, block)
+            rounded = (numbers * scales).reshape(matrix.T.shape)
+            layer.weight.copy_(torch.from_numpy(rounded))
+    return copied
+
+
+found = {}
+for bits, block in itertools.product(
+    (8, 4, 3, 2) if FAST else range(8, 1, -1), (32, 128)
+):
+    copied = rounded_model(bits, block)
+    loss = [
+        perplexity(copied, text) / exact[text] for text in (familiar, strange)
+    ]
+    found[bits, block] = [bits / 8 + 4 / block, *loss]
+curves = pandas.DataFrame(found, index=["bytes/weight", "familiar", "strange"]).T
+assert (
+    0.98
+    < df["familiar"]["int4, block 32"] / exact[familiar] / found[4, 32][1]
+    < 1.02
+)
+assert found[4, 32][1] < 1.05 < found[2, 32][1] < found[2, 128][1]
+
+_, ax = plt.subplots()
+for name, color in (("familiar", "C0"), ("strange", "C1")):
+    for block, style in ((32, "o-"), (128, "s--")):
+        part = curves.xs(block, level=1).set_index("bytes/weight")
+        ax.plot(part[name], style, color=color, label=f"{name}, block {block}")
+for name, text in (("familiar", familiar), ("strange", strange)):
+    ax.plot(df["bytes/weight"], df[name] / exact[text], "x", color="C2")
+ax.plot([], [], "x", color="C2", label="the files of the table")
+ax.axhline(1, color="gray", ls=":", label="float32")
+ax.set_xscale("log", base=2)
+ticks = [0.25, 0.5, 1, 2, 4]
+ax.set_xticks(ticks, map(str, ticks))
+ax.set_title("Perplexity against bytes per weight")
+ax.set_xlabel("bytes per weight, scales included")
+ax.set_ylabel("perplexity / float32's")
+ax.legend()
+
+# %%
+# Down to 4 bits the lines are flat, up to the chance of a short text. With 2 bits, 4 numbers for each weight, they
+# leave the floor, and the sooner the larger the block. A model that is larger, or less sure of what it
+# writes, has its cliff elsewhere; the way to find it is the same.
+#
+# Which tokens change?
+# ====================
+#
+# The model takes the token with the largest logit. Its lead over the second is the *margin* of a step. If rounding
+# moves no logit by more than d, then the first loses at most d and another one gains at most d. So no token can
+# change where the margin is above 2 d. We look for every change, and for the margin that it overcame.
+
+
+def changes(decoder, text, step):
+    """Step, margin and 2 d of each token that changes."""
+    while step < text.shape[1]:
+        left = {"max_new_tokens": text.shape[1] - step, "eos_token_id": None}
+        report = decodeloop.verify(reference, decoder, text[:, :step], **left)
+        if report.same_tokens:
+            return
+        step += report.divergence.step + 1
+        yield step - 1, report.divergence.margin, 2 * report.max_logit_diff
+
+
+seen = {
+    name: [] for name in ("int8, block 128", "int4, block 32", "int4, block 128")
+}
+margins, known = [], 0
+for i, prompt in enumerate(prompts):
+    start = batch([prompt]).input_ids
+    text = decodeloop.generate(model, start, max_new_tokens=steps)
+    first = start.shape[1]
+    for name, points in seen.items():
+        for step, margin, bound in changes(decoders[name], text, first):
+            assert margin <= bound
+            points.append((len(margins) + step - first, margin))
+    with torch.no_grad():
+        top = model(text).logits[0, first - 1 : -1].topk(2).values
+    margins += (top[:, 0] - top[:, 1]).tolist()
+    known = len(margins) if i < len(prompts) // 2 else known
+
+_, ax = plt.subplots()
+ax.plot(margins, ".", color="C5", ms=4, label="all tokens of float32")
+for (name, points), marker in zip(seen.items(), "^sx", strict=True):
+    x, y = zip(*points, strict=True) if points else ((), ())
+    ax.plot(x, y, marker, mfc="none", label=f"changed by {name}")
+ax.axvline(known, color="gray", ls=":", label="tasks it does not know begin")
+ax.set_yscale("log")
+ax.set_title("Margin of each step, and of the tokens that change")
+ax.set_xlabel("step, over all eight answers")
+ax.set_ylabel("margin (difference of two logits)")
+ax.legend()
+
+# %%
+# The changes lie low in the plot, and on its right. A model that knows what to write leads by a wide margin, and
+# rounding does not reach it. Where it is in doubt, a small push decides. So a few prompts that a model knows well say
+# little about a quantized file; prompts at the edge of what it knows say more.
+
+for name, points in seen.items():
+    left = sum(step < known for step, _ in points)
+    largest = max((margin for _, margin in points), default=0)
+    print(f"{name}: {left} of {known} tokens change in the tasks that it knows,")
+    print(
+        f"  {len(points) - left} of {len(margins) - known} in the others, ",
+        end="",
+    )
+    print(
+        f"at margins up to {largest:.2g}; the median of all is {np.median(margins):.2g}"
+    )
+    assert largest < np.median(margins)
+
+# %%
+# Which should I use?
+# ===================
+#
+# float16 where the machine multiplies it: half of float32's bytes, for a smaller change of the logits than 8 bits
+# make. 8 bits where it does not, or where memory is short: little more than a quarter of the bytes. 4 bits take about a
+# sixth, less with larger blocks. What the model knows survives that here; some of what it is unsure of changes. Try
+# your own texts before you take them. In order of speed, on this machine:
+
+moved = df["logits within"]
+assert moved["float16"] < moved["int8, block 32"] < moved["int4, block 32"]
+
+changed = df["tokens changed"].astype(int)
+for name, row in df.sort_values("ms/token").iterrows():
+    print(f"{name}: {row['ms/token']:.2f} ms per token, ", end="")
+    print(
+        f"{row['bytes/weight']:.2f} bytes per weight, {changed[name]} tokens changed"
+    )
+
+# %%
+# Measured on
+# ===========
+
+decodeloop.provenance(
+    model=loaded.name, provider=decoders["float16"].providers[0]
+)
