@@ -55,6 +55,31 @@ def tidy(app, document: str, content: list[str]) -> None:
         content[0] = re.sub(r"``[./]*/(gallery/\w+\.py)``", r"``\1``", text).replace(" **from all galleries**", "")
 
 
+THUMBNAIL = '.. raw:: html\n\n    <div class="sphx-glr-thumbcontainer"'
+OPEN = '.. raw:: html\n\n    <div class="sphx-glr-thumbnails">\n\n'
+CLOSE = ".. raw:: html\n\n    </div>\n\n"
+
+
+def in_sections(app, document: str, content: list[str]) -> None:
+    """The list of pages, under the headings of SECTIONS; Sphinx-Gallery has those for folders only."""
+    if document != "auto_gallery/index" or THUMBNAIL not in content[0]:
+        return
+    head, *thumbnails = content[0].split(THUMBNAIL)
+    head, _, opening = head.partition('.. raw:: html\n\n    <div class="sphx-glr-thumbnails">')
+    last, close, tail = thumbnails[-1].partition(".. thumbnail-parent-div-close")
+    if not close or not opening:
+        raise ValueError("the list of pages is not laid out as it was: see in_sections in docs/book.py.")
+    tail = tail.partition("</div>\n")[2]
+    thumbnails[-1] = last
+    sections = []
+    for title, pages in SECTIONS.items():
+        stems = [Path(page).stem for page in pages]
+        found = [t for t in thumbnails if any(f"auto_gallery/{stem}`" in t for stem in stems)]
+        if found:
+            sections += [f"{title}\n{'=' * len(title)}\n\n", OPEN, *(THUMBNAIL + t for t in found), CLOSE]
+    content[0] = head + "".join(sections) + tail
+
+
 def drop_if_empty(app, file: Path, document: str, content: list[str]) -> None:
     """The pages related to a page: no heading where there is none, as in a book of one page."""
     if Path(file).suffix == ".recommendations" and "sphx-glr-thumbcontainer" not in content[0]:

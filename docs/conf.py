@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(HERE), str(ROOT / "src")]
-from book import drop_if_empty, tidy  # noqa: E402
+from book import drop_if_empty, in_sections, tidy  # noqa: E402
 
 project = "decodeloop"
 author = "the decodeloop authors"
@@ -110,4 +110,5 @@ html_context = {
 
 def setup(app):
     app.connect("source-read", tidy)
+    app.connect("source-read", in_sections)
     app.connect("include-read", drop_if_empty)

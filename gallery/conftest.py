@@ -67,8 +67,10 @@ TIMED_OUT = "timed out"
 def run_page(page: Path, folder: Path, timeout: float) -> tuple[int | str, str, str]:
     """Exit code (or TIMED_OUT), stdout and stderr of a page run in ``folder``; nothing it started is left running."""
     environment = os.environ | {"MPLBACKEND": "Agg"}
+    paths = [os.path.abspath(path) for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     if importlib.util.find_spec("decodeloop") is None:
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE), environment.get("PYTHONPATH")]))
+        paths.insert(0, str(SOURCE))
+    environment["PYTHONPATH"] = os.pathsep.join(paths)  # absolute: the page runs in another folder
     work = folder / "work"
     work.mkdir()
     # -P: the page's own folder is not on the path, so it cannot lean on a file beside it.

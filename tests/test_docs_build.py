@@ -187,3 +187,24 @@ def test_nox_says_of_each_session_what_it_does():
     sessions = {node.name: ast.get_docstring(node) for node in tree.body if getattr(node, "decorator_list", None)}
     assert {"docs", "tests", "gallery", "lint"} <= set(sessions)
     assert all(line and "\n" not in line for line in sessions.values())
+
+
+def test_pages_are_listed_under_their_sections():
+    def thumbnail(page):
+        opened = '.. raw:: html\n\n    <div class="sphx-glr-thumbcontainer">\n\n'
+        return f"{opened}  :doc:`/auto_gallery/{Path(page).stem}`\n\n.. raw:: html\n\n    </div>\n\n"
+
+    listed = "".join(map(thumbnail, book.PAGES))
+    before = (
+        'Pages\n=====\n\n.. raw:: html\n\n    <div class="sphx-glr-thumbnails">\n\n.. thumbnail-parent-div-open\n\n'
+    )
+    after = ".. thumbnail-parent-div-close\n\n.. raw:: html\n\n    </div>\n\n.. toctree::\n"
+    book.in_sections(None, "auto_gallery/index", content := [before + listed + after])
+    found = re.findall(r"^(.+)\n=+$|auto_gallery/(plot_\w+)`", content[0], flags=re.MULTILINE)
+    expected = [
+        "Pages",
+        *(n for title, pages in book.SECTIONS.items() for n in [title, *(Path(p).stem for p in pages)]),
+    ]
+    assert [title or page for title, page in found] == expected
+    assert content[0].count("<div") == content[0].count("</div>")
+    assert content[0].endswith(".. toctree::\n")
