@@ -278,9 +278,8 @@ ax.legend(loc="lower right")
 # What each cannot do
 # ===================
 #
-# Speed is one column. These are the others that decide; what this page can try, it tries. A loop that writes tokens
-# in C++ gives no logits to a Python sampler; a graph is made for one model and must be exported again when its weights
-# change; a fixed cache asks for layers that keep every position.
+# Speed is one column. A graph is made for one model and must be exported again when its weights change; a fixed cache
+# asks for layers that keep every position; a loop in C++ chooses tokens by the rules that it was compiled with.
 
 cannot = {
     "generate": "little: beams, streamers, assistants; it is what the others are checked against",
@@ -298,8 +297,7 @@ pandas.DataFrame(
 ).style.set_properties(**{"text-align": "left"})
 
 # %%
-# Two of these can be shown. The fused graph continues a batch from a cache one token at a time, and refuses nothing of
-# it; a static cache refuses a model with a sliding window, and says what to use:
+# One of these can be shown in a few lines. A static cache refuses a model whose layers forget, and says what to use:
 
 from transformers import MistralConfig, MistralForCausalLM
 
