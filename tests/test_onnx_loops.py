@@ -124,3 +124,12 @@ def test_capacity_must_hold_the_prompt(phi, phi_graph, phi_shared, exporter):
         decoder.generate(prompt_ids(1, 11))
     ids = prompt_ids(1, 10)
     assert torch.equal(decoder.generate(ids, max_new_tokens=90), decodeloop.generate(phi, ids, max_new_tokens=90))
+
+
+def test_a_cache_of_open_sizes_is_named(phi_graph, tmp_path):
+    proto = onnx.load(phi_graph.path)
+    past = next(value for value in proto.graph.input if value.name == "past_key_values.0.key")
+    past.type.tensor_type.shape.dim[1].dim_param = "heads"
+    onnx.save(proto, tmp_path / "open.onnx")
+    with pytest.raises(ValueError, match=r"past_key_values.0.key has shape .*'heads'.*expected \[batch, heads"):
+        OnnxDecoder(tmp_path / "open.onnx", device="cpu")

@@ -85,3 +85,9 @@ def test_perplexity_leaves_padding_out(phi, phi_shared):
 def test_perplexity_needs_a_second_token(phi):
     with pytest.raises(ValueError, match="at least 2 tokens"):
         perplexity(phi, prompt_ids(3, 1))
+
+
+def test_one_decoder_is_not_compared_with_itself(phi_graph):
+    decoder = OnnxDecoder(phi_graph.path, device="cpu")
+    with pytest.raises(ValueError, match="are one OnnxDecoder, which has one cache"):
+        verify(decoder, decoder, prompt_ids(1, 3))

@@ -80,8 +80,21 @@ class GrowingCache:
 
 
 def cache_shapes(runner: Runner) -> dict[str, tuple[int, int]]:
-    """Name of each cache input to its (heads, head size), in the order of the graph."""
-    return {n: (i.shape[1], i.shape[3]) for n, i in runner.inputs.items() if n.startswith("past_key_values.")}
+    """Name of each cache input to its (heads, head size), in the order of the graph.
+
+    Raises
+    ------
+    ValueError
+        If the graph leaves them open, so that no buffer can be made.
+    """
+    shapes = {n: (i.shape[1], i.shape[3]) for n, i in runner.inputs.items() if n.startswith("past_key_values.")}
+    for name, shape in shapes.items():
+        if not all(isinstance(size, int) for size in shape):
+            raise ValueError(
+                f"{name} has shape {runner.inputs[name].shape}: expected [batch, heads, length, head size] with "
+                "numbers for heads and head size. Run that graph with the program that it was made for."
+            )
+    return shapes
 
 
 def allocate(runner: Runner, shapes: dict[str, tuple[int, ...]], zeros: bool = False) -> dict[str, torch.Tensor]:

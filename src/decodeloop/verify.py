@@ -112,11 +112,13 @@ def verify(
     Raises
     ------
     ValueError
-        If the vocabularies differ, or an argument cannot be used.
+        If the vocabularies differ, both are the same decoder, or an argument cannot be used.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: expected 1 or more, or nothing is compared.")
     ref, cand = _engine(reference), _engine(candidate)
+    if ref is cand:
+        raise ValueError("reference and candidate are one OnnxDecoder, which has one cache: open the graph twice.")
     if ref.vocab_size != cand.vocab_size:
         raise ValueError(f"the vocabularies differ, {ref.vocab_size} and {cand.vocab_size} tokens: not the same model.")
     if ref.config is not None and cand.config is not None:
