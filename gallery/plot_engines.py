@@ -272,7 +272,7 @@ ax.set_title(
     f"Tokens per second of each engine\n{loaded.name} model, {device.type}"
 )
 ax.margins(x=0.15)
-ax.legend(loc="lower right")
+ax.legend(loc="upper right")
 
 # %%
 # What each cannot do
