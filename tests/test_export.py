@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
@@ -104,13 +105,14 @@ def test_bad_arguments_are_named_and_leave_nothing_behind(phi, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_export_leaves_nothing_behind(phi, tmp_path, monkeypatch):
-    def fail(self, path, **options):
+@pytest.mark.parametrize("exporter", ["dynamo", "gqa"])
+def test_a_failed_export_leaves_nothing_behind(phi, tmp_path, monkeypatch, exporter):
+    def fail(model, path, **options):
         with open(path, "w") as file:
             file.write("half a graph")
         raise OSError("disk full")
 
-    monkeypatch.setattr(torch.onnx.ONNXProgram, "save", fail)
+    monkeypatch.setattr(onnx_ir, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        export_onnx(phi, tmp_path / "model.onnx")
+        export_onnx(phi, tmp_path / "model.onnx", exporter=exporter)
     assert list(tmp_path.iterdir()) == []
