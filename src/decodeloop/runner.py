@@ -97,7 +97,7 @@ class Runner:
         if session_options is None:
             options.log_severity_level = 3  # its remarks on node placement go past Python's stderr
             # A thread that waits in a loop for its next piece of work takes the core of whoever has some. On a busy
-            # machine of two cores a step took half as long without; on an idle one, see benchmarks/README.md.
+            # machine of two cores a step took half as long without; an idle one has not been compared.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers: list = ["CPUExecutionProvider"]
         if self.stream is not None:
