@@ -52,6 +52,22 @@ def test_keys_are_stable_and_extra_facts_follow():
     assert isinstance(found, dict)
 
 
+def test_model_says_whether_its_weights_are_trained():
+    loaded = SimpleNamespace(name="bundled", weights="trained")
+    local = SimpleNamespace(name="/home/someone/phi", weights="random")
+    assert provenance(model=loaded)["model"] == "bundled (trained weights)"
+    assert "\nModel     bundled (trained weights); phi (random weights)\n" in str(provenance(model=[loaded, local]))
+
+
+def test_figures_are_kept_and_not_shown():
+    found = provenance(figures={"generate (tokens/s)": torch.tensor(2.5), "steps": 3})
+    assert found["figures"] == {"generate (tokens/s)": 2.5, "steps": 3.0}
+    assert "tokens/s" not in str(found) + found._repr_html_()
+    for wrong in ("fast", None, float("nan")):
+        with pytest.raises(TypeError, match=r"figures=\{'speed': .*\}\): expected a finite number"):
+            provenance(figures={"speed": wrong})
+
+
 def test_values_of_this_machine():
     found = provenance()
     assert found["torch"] == torch.__version__
@@ -110,7 +126,8 @@ def test_html_is_escaped_and_well_formed(gpu):
     class Parser(html.parser.HTMLParser):
         def handle_starttag(self, tag, attrs):
             opened.append(tag)
-            assert dict(attrs) in ({}, {"scope": "row"}, {"class": "decodeloop-provenance"})
+            classes = ("decodeloop-provenance", "admonition note", "admonition-title")
+            assert dict(attrs) in ({}, {"scope": "row"}, *({"class": each} for each in classes))
 
         def handle_endtag(self, tag):
             assert opened.pop() == tag

@@ -4,12 +4,13 @@ import ctypes
 import datetime
 import functools
 import html
+import math
 import os
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 _KEYS = """date mode device device_memory_gib driver cuda cpu cores threads memory_gib platform python torch
-transformers onnx onnxscript onnxruntime onnxruntime_package numpy provider commit"""
+transformers onnx onnxscript onnxruntime onnxruntime_package numpy provider commit model figures"""
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 _RUNTIMES = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
 _NOTES = {
@@ -37,7 +38,10 @@ class Provenance(dict[str, Any]):
     def _repr_html_(self) -> str:
         cells = ((html.escape(label), html.escape(text)) for label, text in self._rows())
         rows = "".join(f'<tr><th scope="row">{label}</th><td>{text}</td></tr>' for label, text in cells)
-        return f'<table class="decodeloop-provenance"><tbody>{rows}</tbody></table>'
+        table = f'<table class="decodeloop-provenance"><tbody>{rows}</tbody></table>'
+        title = _NOTES.get(self.get("mode")) or f"Measured on {self.get('device')}"
+        kind = "warning" if self.get("mode") == "fast" else "note"
+        return f'<div class="admonition {kind}"><p class="admonition-title">{html.escape(title)}</p>{table}</div>'
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         def line(**forms: str) -> str:
@@ -51,6 +55,9 @@ class Provenance(dict[str, Any]):
         yield "Versions", line(**versions)
         if self.get("provider"):
             yield "Provider", line(provider="{}")
+        models = self.get("model") or []
+        if models:
+            yield "Model", "; ".join([models] if isinstance(models, str) else models)
         yield "Commit", line(commit="{}") or "not in a clone"
         yield "Date", line(date="{}")
         yield from ((key, str(value)) for key, value in self.items() if key not in _KEYS.split())
@@ -58,7 +65,14 @@ class Provenance(dict[str, Any]):
             yield "Note", _NOTES[self["mode"]]
 
 
-def provenance(*, device: Any = "auto", provider: str | None = None, **extra: Any) -> Provenance:
+def provenance(
+    *,
+    device: Any = "auto",
+    provider: str | None = None,
+    model: Any = None,
+    figures: Mapping[str, float] | None = None,
+    **extra: Any,
+) -> Provenance:
     """Say where and with what a number is measured.
 
     Holds plain JSON types, and no host name, user name or path. What cannot be found out is None.
@@ -69,13 +83,19 @@ def provenance(*, device: Any = "auto", provider: str | None = None, **extra: An
         What computed: ``"auto"`` is CUDA where present. ``"cpu"`` on a machine with a GPU makes this a CPU run.
     provider
         The execution provider that ONNX Runtime really used: ``session.get_providers()[0]``.
+    model
+        What :func:`decodeloop.load` returned, which is written ``"bundled (trained weights)"``; or a text of your
+        own; or a list of these.
+    figures : mapping of str to float
+        What was measured, label with its unit to number: ``{"generate (tokens/s)": 177.2}``. It is kept in the
+        dictionary, to be compared with other machines' runs, and not shown in the table.
     **extra
-        Further facts as JSON types, such as ``model="phi-1_5"``. A ``torch.dtype`` is written ``"float16"``.
+        Further facts as JSON types, such as ``rows=4``. A ``torch.dtype`` is written ``"float16"``.
 
     Returns
     -------
     Provenance
-        A dictionary with these keys, followed by the extra ones:
+        A dictionary with these keys, followed by ``model`` and ``figures`` where given, and the extra ones:
 
         - ``date`` (UTC, to the minute), ``mode`` (``"fast"`` when ``UNITTEST_GOING=1``, else ``"gpu"`` or ``"cpu"``);
         - ``device`` (the GPU's name, or ``"cpu"``), ``device_memory_gib``, ``driver``, ``cuda`` (None on a CPU);
@@ -87,8 +107,12 @@ def provenance(*, device: Any = "auto", provider: str | None = None, **extra: An
     Raises
     ------
     TypeError
-        When an extra value is no JSON type.
+        When an extra value is no JSON type, or a figure no finite number.
     """
+    if figures is not None:
+        extra = {"figures": {label: _number(label, value) for label, value in figures.items()}} | extra
+    if model is not None:
+        extra = {"model": _models(model)} | extra
     gpu = _gpu(device)
     kind = "cpu" if gpu["device"] == "cpu" else "gpu"
     facts = {
@@ -101,8 +125,25 @@ def provenance(*, device: Any = "auto", provider: str | None = None, **extra: An
         "provider": provider,
         "commit": _commit(Path(__file__).resolve()),
     }
-    ordered = {key: facts[key] for key in _KEYS.split()}
+    ordered = {key: facts[key] for key in _KEYS.split() if key in facts}
     return Provenance(ordered | {key: _plain(key, value) for key, value in extra.items()})
+
+
+def _models(model: Any) -> Any:
+    if isinstance(model, list | tuple):
+        return [_models(each) for each in model]
+    name, weights = getattr(model, "name", None), getattr(model, "weights", None)
+    return f"{Path(name).name if Path(name).is_absolute() else name} ({weights} weights)" if weights else model
+
+
+def _number(label: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise TypeError(f"provenance(figures={{{label!r}: {value!r}}}): expected a finite number.")
+    return number
 
 
 def _plain(key: str, value: Any) -> Any:
