@@ -140,7 +140,7 @@ facts.rename_axis(index="row")
 # What goes wrong
 # ===============
 #
-# Now we leave things out, and count the rows whose first 30 new tokens change. One result is a surprise. The model
+# Now we leave things out, and mark the rows whose first 30 new tokens change. One result is a surprise. The model
 # encodes positions by `rotation <https://arxiv.org/abs/2104.09864>`_: only the *distance* between two tokens matters.
 # Without any position ids, every token of a row is shifted by the same padding, distances stay, and so do the tokens.
 # But positions for the prompt only, the model's own count afterwards, tear a gap between prompt and answer. GPT-2
@@ -168,12 +168,12 @@ for name, (m, options) in breakages.items():
 rows = pandas.DataFrame(changed).T
 assert not any(changed["rotary, no position ids"])
 assert rows.iloc[1:].any(axis=1).all()
-rows.replace({True: "changed", False: "-"})
+rows.replace({True: "x", False: "-"})
 
 # %%
-# The longest row has no padding, so nothing can hurt it. Without the mask, rows attend to their padding, and whether
-# that changes a token is chance: a test with one prompt may pass. This is a row that it did change, and nothing but the
-# answer says so:
+# Row 3 is the longest. It has no padding, and nothing hurts it. Without the mask, rows attend to their padding, and
+# whether that changes a token is chance: a test with one prompt may pass. This is a row that it did change, and nothing
+# but the answer says so:
 
 row = changed["rotary, no mask"].index(True)
 print(tokenizer.decode(right[model][row], skip_special_tokens=True))

@@ -155,7 +155,7 @@ table.filter(regex=r"ids|mask|logits|\.0\.", axis=0)
 # ==============================
 #
 # :func:`decodeloop.onnx_generate` is the loop from above with the graph in the model's place. It opens a *session*,
-# which optimises the graph for this machine; that takes longer than writing a few tokens, so we keep it.
+# which optimises the graph for this machine. We keep it, so that later calls need not open another.
 
 onnx_outputs, session, last_feeds = decodeloop.onnx_generate(
     path, input_ids, max_new_tokens=100, return_session=True
@@ -222,7 +222,11 @@ def compare(model, decoders, input_ids, new_tokens):
     df["tokens/s"] = 1000 / df["next token (ms)"]
     df["speed-up"] = df["tokens/s"] / df["tokens/s"]["generate"]
     half = input_ids.shape[1] + new_tokens // 2
-    return df, decodeloop.roofline(model, model.device, length=half)
+    limit = decodeloop.roofline(model, model.device, length=half)
+    megabytes, speed = limit.bytes / 1e6, limit.bandwidth / 1e9
+    print(f"limit: {limit.tokens_per_second:.0f} tokens/s,", end=" ")
+    print(f"{megabytes:.1f} MB per token at {speed:.0f} GB/s")
+    return df, limit
 
 
 def plot(df, limit, new_tokens, subtitle):
@@ -240,7 +244,6 @@ def plot(df, limit, new_tokens, subtitle):
 timed = 20 if FAST else new_tokens
 decoders = {"ONNX": session, "ONNX, fused graph": fused}
 df, limit = compare(model, decoders, input_ids, timed)
-print("limit:", limit)
 df.round(3)
 
 # %%
@@ -254,9 +257,9 @@ plot(df, limit, timed, f"{loaded.name} model, {model.device.type}")
 # At the scale of phi-1_5
 # =======================
 #
-# With a model this small, most of the time is overhead: Python, and the start of one small operator after the other. A
-# model of phi-1_5's size, 1.4 billion weights, has more to read. That asks for a GPU, so this part runs where there is
-# one. Random weights of that shape take the same time, and write nonsense.
+# A model this small has little to read, so what counts is the rest: Python, and the start of one operator after the
+# other. A model of phi-1_5's size, 1.4 billion weights, has more to read. That asks for a GPU, so this part runs where
+# there is one. It takes random weights of that shape, which write nonsense and are read as fast as any.
 
 models, figures = [loaded], {}
 if torch.cuda.is_available():
@@ -271,7 +274,6 @@ if torch.cuda.is_available():
     decoders = {"ONNX, fused graph": large_fused}
     large_df, large_limit = compare(large.model, decoders, ids, 32)
     print(f"{name}, random weights, {large.model.dtype}: {found}")
-    print("limit:", large_limit)
     print(large_df.round(3).to_string())
     plot(large_df, large_limit, 32, f"{name}, random weights, cuda")
     models.append(large)

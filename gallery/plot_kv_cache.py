@@ -137,11 +137,11 @@ def step_times(model, text, lengths):
 lengths = [16, 128, 1024] if FAST else [16, 64, 256, 1024, 2000]
 text = input_ids.repeat(1, 100)  # the words do not matter
 ms = step_times(model, text, lengths)
-ms.round(2)
+ms.rename_axis(index="tokens so far").round(2)
 
 # %%
-# By tokens so far: milliseconds, and what a step with the cache must read. Now whole answers, whose time is the sum of
-# their steps.
+# That is in milliseconds, beside what a step with the cache must read. The time of a whole answer is the sum of its
+# steps; here it is in seconds.
 
 sizes = [8, 16, 32] if FAST else [8, 16, 32, 64]
 runs = {
@@ -170,11 +170,12 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(9, 4.3))
 plot(left, ms, "One step", "tokens so far", "ms per token")
 plot(right, seconds, "Whole answer", "new tokens", "seconds")
 fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-seconds.round(3)
+seconds.rename_axis(index="new tokens").round(3)
 
 # %%
-# A GPU reads a short text of a small model in less time than it takes to start the operators, cache or not. So where
-# there is one, we also take a model of phi-1_5's shape, random weights in float16, and 16 texts at once.
+# On a GPU, starting the operators of a model this small can take longer than computing them, which hides what the cache
+# saves. So where there is one, we also take a model of phi-1_5's shape with random weights in float16, and 16 texts at
+# once.
 
 models, figures = [loaded], {}
 if torch.cuda.is_available():
