@@ -5,6 +5,7 @@ as they are.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -42,10 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
         for path in gallery.glob(f"{page}.*"):
             path.unlink()
     picked = rf"sphinx_gallery_conf.filename_pattern=/({'|'.join(pages)})\.py"
-    # Which pages failed is seen by what they left behind: the others are recorded.
+    # Which pages failed is seen by what they left behind: the others are recorded, after Ctrl-C too.
     sphinx = [sys.executable, "-m", "sphinx", "-b", "dummy", "-D", picked, "-c", build.DOCS]
     folders = ["-d", folder / "doctrees", folder / "source", folder / "dummy"]
-    subprocess.run([*sphinx, *folders], env=os.environ | build.QUIET | {"UNITTEST_GOING": "0"})
+    with contextlib.suppress(KeyboardInterrupt):
+        subprocess.run([*sphinx, *folders], env=os.environ | build.QUIET | {"UNITTEST_GOING": "0"})
     failed = []
     for page in pages:
         try:
