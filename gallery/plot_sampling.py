@@ -142,7 +142,9 @@ for name, (_, processor) in rules.items():
         assert torch.equal(kept[name], processor(None, logits).isfinite())
 
 counts = pandas.DataFrame({n: k.sum(dim=-1).tolist() for n, k in kept.items()}).T
-counts[[unsure, sure]].set_axis(["kept in the open place", "in the sure place"], axis=1)
+counts[[unsure, sure]].set_axis(
+    ["kept in the open place", "in the sure place"], axis=1
+)
 
 # %%
 # Top-k keeps as many tokens where there is one right one as where there are a hundred. The other two follow the
@@ -275,14 +277,36 @@ table.round(2)
 # A program can be run, so we can count. Six exercises, each with a check that a right answer passes:
 
 exercises = [
-    ("solve(numbers)", "Return the second largest number.", "solve([1, 5, 3]) == 3"),
-    ("solve(text)", "Return the most frequent character of text.", "solve('abb') == 'b'"),
+    (
+        "solve(numbers)",
+        "Return the second largest number.",
+        "solve([1, 5, 3]) == 3",
+    ),
+    (
+        "solve(text)",
+        "Return the most frequent character of text.",
+        "solve('abb') == 'b'",
+    ),
     ("solve(n)", "Return the divisors of n.", "list(solve(6)) == [1, 2, 3, 6]"),
-    ("median(values)", "Return the median of the values.", "median([4, 1, 2, 3]) == 2.5"),
-    ("solve(text)", "Make the first letter of each word a capital.", "solve('ab c') == 'Ab C'"),
-    ("solve(a, b)", "Return the greatest common divisor of a and b.", "solve(12, 18) == 6"),
+    (
+        "median(values)",
+        "Return the median of the values.",
+        "median([4, 1, 2, 3]) == 2.5",
+    ),
+    (
+        "solve(text)",
+        "Make the first letter of each word a capital.",
+        "solve('ab c') == 'Ab C'",
+    ),
+    (
+        "solve(a, b)",
+        "Return the greatest common divisor of a and b.",
+        "solve(12, 18) == 6",
+    ),
 ]
-names = "abs all any bool dict divmod enumerate filter float int isinstance len list "
+names = (
+    "abs all any bool dict divmod enumerate filter float int isinstance len list "
+)
 names += "map max min ord chr range reversed round set sorted str sum tuple zip"
 harmless = {name: getattr(builtins, name) for name in names.split()}
 warnings.simplefilter("ignore", SyntaxWarning)  # about what the model writes
@@ -348,7 +372,7 @@ def answer(sampler, samples):
     }
 
 
-samples = 4 if FAST else 16
+samples = 4 if FAST else 12
 knobs = {
     "no rule": ({}, [1.0, 2.0] if FAST else [1.0, 1.5, 2.0]),
     "top_k=10": ({"top_k": 10}, [2.0]),
