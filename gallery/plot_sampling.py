@@ -172,12 +172,11 @@ penalties = [1.0, 1.1, 1.2, 1.3, 1.5, 2.0]
 shares = []
 for penalty in penalties:
     process = transformers.RepetitionPenaltyLogitsProcessor(penalty)
-    first = [
-        process(greedy[:, : length + step], row[None]).argmax()
-        == greedy[0, length + step]
-        for step, row in enumerate(logits)
-    ]
-    shares.append(100 * sum(map(int, first)) / len(first))
+    stays = 0
+    for place, row in enumerate(logits, start=length):
+        best = process(greedy[:, :place], row[None]).argmax()
+        stays += int(best == greedy[0, place])
+    shares.append(100 * stays / len(logits))
 assert shares[0] == 100
 assert shares[-1] < 100
 _, ax = plt.subplots(figsize=(6, 3))
@@ -250,11 +249,7 @@ def log_probability(tokens):
 
 
 beams = model.generate(
-    input_ids,
-    num_beams=4,
-    length_penalty=0.0,
-    max_new_tokens=100,
-    do_sample=False,
+    input_ids, num_beams=4, length_penalty=0.0, max_new_tokens=100
 )
 answers = {"greedy": greedy, "sampled": sampled, "4 beams": beams}
 table = pandas.DataFrame(index=answers)
@@ -276,38 +271,19 @@ table.round(2)
 #
 # A program can be run, so we can count. Six exercises, each with a check that a right answer passes:
 
-exercises = [
-    (
-        "solve(numbers)",
-        "Return the second largest number.",
-        "solve([1, 5, 3]) == 3",
-    ),
-    (
-        "solve(text)",
-        "Return the most frequent character of text.",
-        "solve('abb') == 'b'",
-    ),
-    ("solve(n)", "Return the divisors of n.", "list(solve(6)) == [1, 2, 3, 6]"),
-    (
-        "median(values)",
-        "Return the median of the values.",
-        "median([4, 1, 2, 3]) == 2.5",
-    ),
-    (
-        "solve(text)",
-        "Make the first letter of each word a capital.",
-        "solve('ab c') == 'Ab C'",
-    ),
-    (
-        "solve(a, b)",
-        "Return the greatest common divisor of a and b.",
-        "solve(12, 18) == 6",
-    ),
-]
-names = (
-    "abs all any bool dict divmod enumerate filter float int isinstance len list "
-)
-names += "map max min ord chr range reversed round set sorted str sum tuple zip"
+exercises = """
+solve(numbers) | Return the second largest number. | solve([1, 5, 3]) == 3
+solve(text) | Return the most frequent character of text. | solve('abb') == 'b'
+solve(n) | Return the divisors of n. | list(solve(6)) == [1, 2, 3, 6]
+median(values) | Return the median of the values. | median([4, 1, 2, 3]) == 2.5
+solve(text) | Make the first letter of each word a capital. | solve('ab c') == 'Ab C'
+solve(a, b) | Return the greatest common divisor of a and b. | solve(12, 18) == 6
+""".strip().splitlines()
+exercises = [line.split(" | ") for line in exercises]
+
+names = "abs all any bool dict divmod enumerate filter float int isinstance len"
+names += " list map max min ord chr range reversed round set sorted str sum tuple"
+names += " zip"
 harmless = {name: getattr(builtins, name) for name in names.split()}
 warnings.simplefilter("ignore", SyntaxWarning)  # about what the model writes
 
@@ -348,9 +324,8 @@ assert not is_right("while True: pass", "True")
 def answer(sampler, samples):
     prompts = [f'def {head}:\n    """{task}"""' for head, task, _ in exercises]
     prompts = [prompt for prompt in prompts for _ in range(samples)]
-    batch = tokenizer(
-        prompts, return_tensors="pt", padding=True, padding_side="left"
-    ).to(model.device)
+    tokenizer.padding_side = "left"
+    batch = tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
     tokens = decodeloop.generate(
         model,
         batch.input_ids,
@@ -359,15 +334,15 @@ def answer(sampler, samples):
         sampler=sampler,
     )
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    groups = [texts[i : i + samples] for i in range(0, len(texts), samples)]
-    right = [
-        sum(is_right(text, check) for text in group)
-        for group, (_, _, check) in zip(groups, exercises, strict=True)
-    ]
+    right, distinct = [], []
+    for i, (_, _, check) in enumerate(exercises):
+        group = texts[i * samples : (i + 1) * samples]
+        right.append(sum(is_right(text, check) for text in group))
+        distinct.append(len(set(group)))
     return {
         "answers each": samples,
         "right (%)": 100 * sum(right) / len(texts),
-        "distinct": sum(len(set(group)) for group in groups) / len(groups),
+        "distinct": sum(distinct) / len(exercises),
         "solved": sum(count > 0 for count in right),
     }
 
@@ -415,22 +390,14 @@ assert order < -0.5
 # Which should I use?
 # ===================
 #
-# If nobody checks the answer, take greedy or little variety: what is right most often is named below. If answers can
-# be checked, as programs can, draw several and keep one that passes: then the count of solved exercises matters, and
-# greedy has a single try. If you raise the temperature, cut the tail as well. On code, leave the repetition penalty
-# off.
+# If nobody checks the answer, take greedy, or little variety: see *right* in the table. If answers can be checked, as
+# programs can, draw several and keep one that passes: then *solved* counts, and greedy has a single try. If you raise
+# the temperature, cut the tail as well. On code, leave the repetition penalty off.
 
 right = table["right (%)"]
 hot = {name: right[name, 2.0] for name in knobs}
 assert max(hot, key=hot.get) != "no rule"
 assert right["greedy, repetition_penalty=2.0", 0.0] < right["greedy", 0.0]
-for column in ("right (%)", "solved"):
-    top = table[column].max()
-    which = [
-        f"{n} at {t:g}" if t else n for n, t in table[table[column] == top].index
-    ]
-    print(f"most {column}: {top:.0f}, by {'; '.join(which)}")
-
 # %%
 # Measured on
 # ===========
@@ -439,12 +406,11 @@ figures = {
     "open to more than 1 bit (% of tokens)": 100 * open_steps / len(entropy),
     "repetition penalty of 2 (% of tokens that stay first)": shares[-1],
     "4 beams against greedy (times as likely)": likelier,
+    "distinct and right answers (rank correlation)": order,
     "greedy (% right)": right["greedy", 0.0],
     "temperature 1 (% right)": right["no rule", 1.0],
 }
-for name, share in hot.items():
-    figures[f"temperature 2, {name} (% right)"] = share
-figures["distinct and right answers (rank correlation)"] = order
+figures |= {f"temperature 2, {n} (% right)": hot[n] for n in knobs}
 decodeloop.provenance(
     model=loaded, provider=session.providers[0], figures=figures
 )
