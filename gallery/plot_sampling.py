@@ -262,8 +262,8 @@ print(tokenizer.decode(beams[0], skip_special_tokens=True))
 table.round(2)
 
 # %%
-# Greedy is short-sighted: its first step into the docstring was the likeliest one, and led to less likely ones. But
-# likely and right are two things, and the last part counts the right ones.
+# Greedy is short-sighted: each of its steps is the likeliest, and their product is not. But likely and right are two
+# things, and the last part counts the right ones.
 #
 # Right against varied
 # ====================
