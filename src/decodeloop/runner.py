@@ -11,8 +11,12 @@ import onnxruntime
 import torch
 
 from decodeloop.cuda_graph import Capture
+from decodeloop.idle import is_idle
 from decodeloop.models import pick_device
 from decodeloop.onnx_file import TYPES
+
+SPIN = 400  # microseconds that a thread without work waits at most before it sleeps: about a short step's pauses
+NUMBERS = dict(TYPES.values())  # torch's element types -> ONNX's numbers
 
 
 class Runner:
@@ -54,14 +58,21 @@ class Runner:
         """The element type of an input or output, as torch's."""
         return TYPES[(self.inputs.get(name) or self.outputs[name]).type][0]
 
-    def bind(self, inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> onnxruntime.IOBinding:
-        """Bind tensors by address: they must be contiguous, and live as long as the binding is run."""
-        binding = self.session.io_binding()
+    def bind(
+        self,
+        inputs: dict[str, torch.Tensor],
+        outputs: dict[str, torch.Tensor],
+        shapes: dict[str, tuple[int, ...]] | None = None,
+    ) -> onnxruntime.IOBinding:
+        """Bind tensors by address: they must be contiguous, and live as long as the binding is run.
+
+        Of a tensor named in ``shapes`` the front is bound, in that shape: to make a view of it would take longer.
+        """
+        binding, shapes = self.session.io_binding(), shapes or {}
+        where = self.device.type, self.device.index or 0
         for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
             for name, tensor in tensors.items():
-                number = next(number for dtype, number in TYPES.values() if dtype == tensor.dtype)
-                where = tensor.device.type, tensor.device.index or 0
-                bind(name, *where, number, tuple(tensor.shape), tensor.data_ptr())
+                bind(name, *where, NUMBERS[tensor.dtype], shapes.get(name, tensor.shape), tensor.data_ptr())
         return binding
 
     def run(self, binding: onnxruntime.IOBinding) -> None:
@@ -96,9 +107,11 @@ class Runner:
         options = session_options or onnxruntime.SessionOptions()
         if session_options is None:
             options.log_severity_level = 3  # its remarks on node placement go past Python's stderr
-            # A thread that waits in a loop for its next piece of work takes the core of whoever has some. On a busy
-            # machine of two cores a step took half as long without; an idle one has not been compared.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            spin = self.stream is None and is_idle()
+            # A thread that waits in a loop for its next piece of work starts it sooner, and takes the core of whoever
+            # has some: on two idle cores steps took two thirds of the time with it, on busy ones half as long again.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+            options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
         providers: list = ["CPUExecutionProvider"]
         if self.stream is not None:
             cuda = {
