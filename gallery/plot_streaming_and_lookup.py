@@ -28,7 +28,7 @@ import decodeloop
 from decodeloop import PromptLookup, crop_cache
 
 FAST = decodeloop.unit_test_going()  # fewer repeats and tokens, the same code
-most = 24 if FAST else 100  # new tokens in what is counted and timed
+most = 24 if FAST else 64  # new tokens in what is counted and timed
 
 loaded = decodeloop.load(dtype="float32")
 model, tokenizer = loaded.model, loaded.tokenizer
@@ -42,9 +42,7 @@ def encode(text):
 
 
 input_ids = encode(prompt)
-print(
-    f"{type(model).__name__} on {model.device}, prompt of {input_ids.shape[1]} tokens"
-)
+print(f"a prompt of {input_ids.shape[1]} tokens, on {model.device}")
 
 # %%
 # One token at a time
@@ -68,43 +66,37 @@ for count, token in enumerate(decodeloop.stream(model, input_ids), start=1):
 # ==============================
 #
 # First for the *prefill*, the pass over the whole prompt: the time to the first token. Then for one decode step per
-# token. Streaming makes nothing faster. It shows the first token after the first of these times, not after the sum of
+# token. Streaming makes nothing faster; it shows the first token after the first of these times, not after the sum of
 # all. We note the time of each token, for a short prompt and for one with several hundred tokens of other code before
-# it. Both answers get the same number of tokens.
+# it.
 
 
-def arrivals(input_ids, **options):
-    start, times = time.perf_counter(), []
-    for token in decodeloop.stream(model, input_ids, **options):
-        token.item()  # waits for the GPU, if there is one
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def median_arrivals(prompts, **options):
+def arrivals(prompts, **options):
     runs = {name: [] for name in prompts}
-    for repeat in range(6):  # in turns; the first one warms up
-        for name, ids in prompts.items():
-            times = arrivals(ids, **options)
-            runs[name] += [times] if repeat else []
-    return {
-        name: pandas.DataFrame(times).median() for name, times in runs.items()
-    }
+    for _ in range(6):
+        for name, ids in prompts.items():  # in turns
+            start, times = time.perf_counter(), []
+            for token in decodeloop.stream(model, ids, **options):
+                token.item()  # waits for the GPU, if there is one
+                times.append(1000 * (time.perf_counter() - start))
+            runs[name].append(times)
+    # the first run warmed up
+    return {n: pandas.DataFrame(times[1:]).median() for n, times in runs.items()}
 
 
 written = tokenizer.decode(outputs[0], skip_special_tokens=True)
 long_ids = encode((written + "\n\n") * (4 if FAST else 12) + prompt)
 prompts = {"short": input_ids, "long": long_ids}
-curves = median_arrivals(prompts, eos_token_id=None, max_new_tokens=most)
-table = pandas.DataFrame(index=prompts)
-table["prompt (tokens)"] = [ids.shape[1] for ids in prompts.values()]
-table["first token (ms)"] = [1000 * times[0] for times in curves.values()]
-table["next token (ms)"] = [1000 * t.diff().median() for t in curves.values()]
-table["all (ms)"] = [1000 * times.iloc[-1] for times in curves.values()]
-table["without streaming (x the wait)"] = (
-    table["all (ms)"] / table["first token (ms)"]
+curves = arrivals(prompts, eos_token_id=None, max_new_tokens=most)
+waits = pandas.DataFrame(index=prompts)
+waits["prompt (tokens)"] = [ids.shape[1] for ids in prompts.values()]
+waits["first token (ms)"] = [times[0] for times in curves.values()]
+waits["next token (ms)"] = [times.diff().median() for times in curves.values()]
+waits["all (ms)"] = [times.iloc[-1] for times in curves.values()]
+waits["without streaming (x the wait)"] = (
+    waits["all (ms)"] / waits["first token (ms)"]
 )
-table.round(2)
+waits.round(2)
 
 # %%
 # The last column is how much longer a reader without streaming waits until something appears.
@@ -139,21 +131,11 @@ print(parts)
 assert "".join(parts) == text
 
 # %%
-# ``transformers``' ``TextStreamer`` does that, and also holds back a word until the next one begins, since a word may
-# still grow. ``generate`` of either package takes one as ``streamer=``. It normally prints; this one keeps a list.
+# ``transformers``' ``TextStreamer`` does that and prints; it also holds back a word until the next one begins, since a
+# word may still grow. ``generate`` of either package takes one as ``streamer=``.
 
-
-class Pieces(TextStreamer):
-    def on_finalized_text(self, text, stream_end=False):
-        self.shown = [*getattr(self, "shown", []), text]
-
-
-streamer = Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True)
-decodeloop.generate(model, input_ids, streamer=streamer)
-shown = [piece for piece in streamer.shown if piece]
-assert "".join(shown) == tokenizer.decode(answer, skip_special_tokens=True)
-assert len(shown) < len(answer)
-print(f"{len(answer)} tokens came in {len(shown)} pieces: {shown[:8]} ...")
+streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+_ = decodeloop.generate(model, input_ids, streamer=streamer, max_new_tokens=most)
 
 # %%
 # More than one token per pass
@@ -204,9 +186,8 @@ assert torch.equal(found, outputs)
 lookup = PromptLookup(tokens=10)
 assert torch.equal(decodeloop.generate(model, input_ids, lookup=lookup), outputs)
 assert lookup.passes == passes < len(answer)
-print(
-    f"{len(answer)} tokens in {passes} passes, {lookup.acceptance:.0%} of guesses right"
-)
+print(f"{len(answer)} tokens in {passes} passes")
+print(f"{lookup.acceptance:.0%} of guesses right")
 
 # %%
 # :class:`decodeloop.PromptLookup` counted for us. It gives the same tokens in as many passes as the loop above.
@@ -218,20 +199,17 @@ print(
 # the prompt from above, nothing to copy from. *Random*: the prompt is tokens drawn at random. For each we let the
 # lookup guess up to 1, 2, 4 ... tokens a pass.
 
-edit = (
-    written
-    + "\n\n"
-    + prompt.replace("(n)", "(limit)").replace("and n", "and limit")
-)
+asked = prompt.replace("(n)", "(limit)").replace("and n", "and limit")
 generator = torch.Generator().manual_seed(0)
 noise = torch.randint(2, model.config.vocab_size, (1, 60), generator=generator)
 texts = {
-    "edit": encode(edit),
+    "edit": encode(written + "\n\n" + asked),
     "fresh": input_ids,
     "random": noise.to(model.device),
 }
 guesses = [2, 8] if FAST else [1, 2, 4, 8, 16, 32]
-counts, per_pass = {}, pandas.DataFrame(index=pandas.Index([0, *guesses]))
+index = pandas.Index([0, *guesses], name="guesses per pass")
+counts, per_pass = {}, pandas.DataFrame(index=index)
 for name, ids in texts.items():
     expected = decodeloop.generate(model, ids, max_new_tokens=most)
     per_pass.loc[0, name] = 1.0
@@ -242,26 +220,22 @@ for name, ids in texts.items():
         )
         assert torch.equal(found, expected)
         per_pass.loc[k, name] = lookup.tokens_per_pass
-        counts[name, k] = {
-            "tokens": lookup.written,
-            "passes": lookup.passes,
-            "guesses": lookup.proposed,
-            "right (%)": 100 * lookup.acceptance,
-            "tokens per pass": lookup.tokens_per_pass,
-        }
-counts = pandas.DataFrame(counts).T.rename_axis(["text", "guesses per pass"])
-assert (
-    counts["tokens per pass"]["edit", 8]
-    > 2 * counts["tokens per pass"]["fresh", 8]
-)
+        if k == 8:
+            counts[name] = {
+                "tokens": lookup.written,
+                "passes": lookup.passes,
+                "guesses": lookup.proposed,
+                "right (%)": 100 * lookup.acceptance,
+                "tokens per pass": lookup.tokens_per_pass,
+            }
+assert per_pass.loc[8, "edit"] > 2 * per_pass.loc[8, "fresh"]
+counts = pandas.DataFrame(counts).T.rename_axis("up to 8 guesses a pass")
 counts.round(1)
 
 # %%
-# What does the model write after random tokens? Something that goes round in circles, and circles are easy to guess:
+# Why any gain after random tokens? What the model writes there goes round in circles, and circles are easy to guess:
 
-for name in ("edit", "random"):
-    tokens = decodeloop.generate(model, texts[name])[0, texts[name].shape[1] :]
-    print(f"{name}: {tokenizer.decode(tokens[:60])!r}")
+print(tokenizer.decode(expected[0, noise.shape[1] :]))
 
 # %%
 # What a pass costs
@@ -282,26 +256,38 @@ def cost(model, sizes):
         crop_cache(cache, 100)
 
     passes = {k: lambda k=k: one_pass(k) for k in sizes}
-    timings = decodeloop.measure_all(passes, repeats=7 if FAST else 25, warmup=3)
-    medians = pandas.Series({k: timing.median for k, timing in timings.items()})
-    print(f"pass over 1 token: {1000 * medians[0]:.2f} ms")
-    return medians / medians[0]
+    timings = decodeloop.measure_all(passes, repeats=5 if FAST else 15, warmup=3)
+    return pandas.Series({k: timing.median for k, timing in timings.items()})
 
 
-per_pass["cost"] = cost(model, list(per_pass.index))
-if (
-    torch.cuda.is_available()
-):  # what counts on a GPU is a model that keeps it busy
+seconds = cost(model, list(per_pass.index))
+per_pass["cost"] = seconds / seconds[0]
+print(f"pass over 1 token: {1000 * seconds[0]:.2f} ms")
+
+models = [loaded]
+figures = {"pass over 1 token (ms)": 1000 * seconds[0]}
+if torch.cuda.is_available():  # a model that keeps a GPU busy
     name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
-    large = decodeloop.load(name, dtype="float16", random_weights=True).model
-    per_pass["cost, large"] = cost(large, list(per_pass.index))
-    print(f"'large' is {name}'s shape in float16, with random weights")
+    large = decodeloop.load(name, dtype="float16", random_weights=True)
+    seconds = cost(large.model, list(per_pass.index))
+    per_pass["cost, large"] = seconds / seconds[0]
+    limit = decodeloop.roofline(large.model).seconds
+    print(f"'large' is the shape of {name} in float16, with random weights")
+    print(f"its pass over 1 token: {1000 * seconds[0]:.2f} ms")
+    print(f"at the least: {1000 * limit:.2f} ms")
+    short = name.partition("/")[2]
+    figures[f"{short}: pass over 1 token (ms)"] = 1000 * seconds[0]
+    figures[f"{short}: pass over 1 token, limit (ms)"] = 1000 * limit
+    grows = per_pass.loc[8, "cost, large"]
+    figures[f"{short}: pass with 8 guesses (x a pass over 1 token)"] = grows
+    models.append(f"{name} ({large.weights} weights)")
+    del large
 per_pass.round(2)
 
 # %%
 # The plot holds both sides. The lines of the texts are what a pass gives, the dashed line what a pass with all its
 # guesses costs, in passes over one token. Where a text's line is above, lookup pays. Where it is below, it is a close
-# thing or a loss: many passes find fewer guesses than they may make, as the table of the texts says, and cost less.
+# thing or a loss: many passes find fewer guesses than they may make, and cost less.
 
 _, ax = plt.subplots()
 for name, style in zip(per_pass, ["o-", "s-", "D-", "--", ":"], strict=False):
@@ -330,39 +316,34 @@ def run(ids, lookup):
     return decodeloop.generate(model, ids, lookup=lookup, max_new_tokens=most)
 
 
-runs = {}
-for name, ids in texts.items():
-    runs[name, "greedy"] = lambda ids=ids: run(ids, lookup=False)
-    runs[name, "lookup"] = lambda ids=ids: run(ids, lookup=True)
+runs = {
+    (name, way): lambda ids=ids, way=way: run(ids, lookup=way == "lookup")
+    for name, ids in texts.items()
+    for way in ("greedy", "lookup")
+}
 timings = decodeloop.measure_all(runs, repeats=5)
+for name in texts:
+    tokens = [timings[name, way].result for way in ("greedy", "lookup")]
+    assert torch.equal(*tokens)
 speed = pandas.DataFrame(index=texts)
-speed["tokens"] = [int(counts["tokens"][name, k]) for name in texts]
+speed["tokens"] = counts["tokens"].astype(int)
 for loop in ("greedy", "lookup"):
     speed[f"{loop} (ms)"] = [1000 * timings[name, loop].median for name in texts]
-for name in texts:
-    assert torch.equal(
-        timings[name, "greedy"].result, timings[name, "lookup"].result
-    )
-speed["tokens per pass"] = [counts["tokens per pass"][name, k] for name in texts]
+speed["tokens per pass"] = counts["tokens per pass"]
 speed["speed-up"] = speed["greedy (ms)"] / speed["lookup (ms)"]
 speed.round(2)
 
 # %%
 # Lookup streams, too: then tokens come in bursts, all those of a pass at once.
 
-ids = {"edit": texts["edit"]}
 _, ax = plt.subplots(figsize=(7, 3.4))
-for label, line, options in (
-    ("greedy", "--", {}),
-    ("lookup", "-", {"lookup": PromptLookup(tokens=k)}),
-):
-    times = 1000 * median_arrivals(ids, max_new_tokens=most, **options)["edit"]
+for label, line in (("greedy", "--"), ("lookup", "-")):
+    lookup = PromptLookup(tokens=k) if label == "lookup" else None
+    edit_ids = {"edit": texts["edit"]}
+    times = arrivals(edit_ids, lookup=lookup, max_new_tokens=most)["edit"]
     ax.step(times, range(1, len(times) + 1), line, where="post", label=label)
-ax.set(
-    title="When the tokens of the edit arrive",
-    xlabel="ms",
-    ylabel="tokens so far",
-)
+ax.set(title="When the tokens of the edit arrive", xlabel="ms")
+ax.set_ylabel("tokens so far")
 ax.legend()
 
 # %%
@@ -370,18 +351,18 @@ ax.legend()
 # ===================
 #
 # Stream wherever somebody reads along; the first table says how much sooner something is seen. Look up where the
-# answer copies from its prompt, as the edit does, or from itself. Where it does neither, most guesses are wrong: hold
-# its tokens per pass against the cost in the plot, and guess few tokens or none. On this machine, with up to 8 guesses:
-
-for name, row in speed.iterrows():
-    verdict = "faster" if row["speed-up"] > 1 else "slower"
-    print(
-        f"{name}: {row['tokens per pass']:.1f} tokens per pass, lookup {verdict}: "
-        f"{row['speed-up']:.2f} x the speed of greedy"
-    )
-
-# %%
+# answer copies from its prompt, as the edit does, or from itself; the last table says what it gains on this machine.
+# Where it does neither, most guesses are wrong: hold its tokens per pass against the cost in the plot, and guess few
+# tokens or none.
+#
 # Measured on
 # ===========
 
-decodeloop.provenance(model=loaded.name)
+for name, wait in waits["first token (ms)"].items():
+    figures[f"{name} prompt: first token (ms)"] = wait
+figures["short prompt: next token (ms)"] = waits.loc["short", "next token (ms)"]
+for name in ("edit", "fresh"):
+    figures[f"{name}: lookup (tokens per pass)"] = per_pass.loc[k, name]
+    figures[f"{name}: lookup (x the speed of greedy)"] = speed["speed-up"][name]
+figures["pass with 8 guesses (x a pass over 1 token)"] = per_pass.loc[8, "cost"]
+decodeloop.provenance(model=models, figures=figures)
