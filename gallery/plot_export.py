@@ -309,12 +309,12 @@ table.assign(
 # ================
 #
 # The second layer in the graph of ``"gqa"``. Boxes are operators, from top to bottom in the order in which they run;
-# arrows are tensors. Beside a box stand the weights and the cache that it reads, two at most.
+# arrows are tensors. On the right, on the same line, stand the weights and the cache that an operator reads, two at most.
 
 nodes = onnx.load(gqa.path, load_external_data=False).graph.node
 norms = [i for i, n in enumerate(nodes) if n.op_type == "SkipLayerNormalization"]
 layer = nodes[norms[0] : norms[1] + 1]
-column = {"FastGelu": 1, "GroupQueryAttention": -1}
+column = {"FastGelu": 1, "Add": -1, "GroupQueryAttention": -1}
 places = [(column.get(n.op_type, 0), -i) for i, n in enumerate(layer)]
 made_by = {name: i for i, n in enumerate(layer) for name in n.output if name}
 box = {"boxstyle": "round", "facecolor": "none", "edgecolor": "C0"}
@@ -324,12 +324,13 @@ for i, (node, place) in enumerate(zip(layer, places, strict=True)):
     read = [n.removeprefix("layers.1.") for n in node.input if "." in n]
     read = [n for n in read if not n.startswith("constant")][:2]
     ax.annotate(node.op_type, place, ha="center", va="center", bbox=box)
-    ax.annotate("\n".join(read), (1.7, place[1]), va="center", color="C5", size=8)
+    ax.annotate("\n".join(read), (2, place[1]), va="center", color="C5", size=8)
     for start in {made_by[n] for n in node.input if made_by.get(n, i) < i}:
         arrow = {"arrowstyle": "->", "color": "C1", "shrinkA": 12, "shrinkB": 12}
+        arrow["connectionstyle"] = f"arc3,rad={-1.1 * (i - start > 4)}"
         ax.annotate("", place, places[start], arrowprops=arrow)
 ax.set_title('One layer in the graph of exporter="gqa"')
-ax.set(xlim=(-1.6, 2.6), ylim=(0.5 - len(layer), 0.5))
+ax.set(xlim=(-1.6, 2.9), ylim=(0.5 - len(layer), 0.5))
 ax.set_axis_off()
 
 # %%
