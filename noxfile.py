@@ -55,6 +55,13 @@ def docs(session: nox.Session) -> None:
     session.run("python", "docs/build.py", *session.posargs)
 
 
+@nox.session(default=False)
+def record(session: nox.Session) -> None:
+    """Run the pages on this machine's GPU and keep what they show in docs/recorded; `-- plot_generate` picks one."""
+    install(session, "docs")
+    session.run("python", "docs/record.py", *session.posargs)
+
+
 @nox.session(default=False, reuse_venv=False)
 def constraints(session: nox.Session) -> None:
     """Resolve constraints.txt anew; `-- torch==2.13.0` holds a version."""

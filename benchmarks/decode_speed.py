@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import re
 import resource
 from pathlib import Path
 
@@ -58,8 +59,10 @@ def compare(model, runs: dict, rows: int, length: int, new: int, repeats: int) -
     same, working = {}, {}
     for name, run in runs.items():
         try:
-            run(ids, new), run(ids, new)  # buffers, compilation and capture
-            same[name], working[name] = same_tokens(expected, run(ids, new), length), run
+            if name != "generate":
+                run(ids, new), run(ids, new)  # buffers, compilation and capture
+            got = expected if name == "generate" else run(ids, new)
+            same[name], working[name] = same_tokens(expected, got, length), run
         except Exception as error:  # a peer that cannot do this batch must not end the comparison
             print(f"  {name}, {rows} x {length}: {type(error).__name__}: {str(error).splitlines()[0]}", flush=True)
     timings = decodeloop.prefill_and_decode_all(
@@ -92,12 +95,19 @@ def main() -> None:
     parser.add_argument("--loops", nargs="+", default=list(LOOPS), choices=list(LOOPS), metavar="LOOP")
     parser.add_argument("--prompt", nargs="+", type=int, default=[24], help="lengths of the prompts, in tokens")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="numbers of rows")
+    parser.add_argument("--shapes", nargs="+", metavar="ROWSxPROMPT", help="some pairs only, such as 1x24 16x24 1x512")
     parser.add_argument("--new-tokens", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keep the exported graphs here, for the next run of this model")
     parser.add_argument("--json", type=Path, help="write the rows here, with where they were measured")
     options = parser.parse_args()
 
+    shapes = [(batch, length) for batch in options.batch for length in options.prompt]
+    if options.shapes:
+        wrong = [text for text in options.shapes if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text)]
+        if wrong:
+            parser.error(f"--shapes {wrong[0]}: expected rows x tokens of the prompt, such as 16x24.")
+        shapes = [tuple(map(int, text.split("x"))) for text in options.shapes]
     device = "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device
     model, weights = build(options.model, "cpu" if device == "auto" else device, options.dtype)
     count = sum(p.numel() for p in model.parameters())
@@ -112,19 +122,17 @@ def main() -> None:
                 print(f"  {name}: skipped, {reason}")
             except Exception as error:
                 print(f"  {name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}", flush=True)
-        for batch in options.batch:
-            for length in options.prompt:
-                rows += compare(model, runs, batch, length, options.new_tokens, options.repeats)
-                gc.collect()
-                table = pandas.DataFrame(rows[-len(runs) :])
-                shown = table[(table["rows"] == batch) & (table["prompt"] == length)]
-                print(shown.round(3).to_string(index=False), flush=True)
+        for batch, length in shapes:
+            measured = compare(model, runs, batch, length, options.new_tokens, options.repeats)
+            print(pandas.DataFrame(measured).round(3).to_string(index=False), flush=True)
+            rows += measured
+            gc.collect()
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            if options.json:  # after each shape: a run that is cut short keeps what it has
+                facts = {"model": options.model, "weights": weights, "dtype": str(model.dtype), "limit": str(limit)}
+                write_json(options.json, facts | {"peak_memory_gib": peak}, rows)
         runs.clear()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory of this process: {peak:.1f} GiB")
-    if options.json:
-        facts = {"model": options.model, "weights": weights, "dtype": str(model.dtype), "limit": str(limit)}
-        write_json(options.json, facts | {"peak_memory_gib": peak}, rows)
 
 
 if __name__ == "__main__":

@@ -47,11 +47,13 @@ def start_afresh(gallery_conf: dict, page: str | None) -> None:
 
 
 def tidy(app, document: str, content: list[str]) -> None:
-    """The table of running times: no scripts from other sites, the pages' own paths, no memory that nobody measured."""
+    """The table of running times: no scripts from other sites, the pages' own paths, memory where there is a GPU's."""
     if document.endswith("sg_execution_times"):
         text = re.sub(r"  \.\. raw:: html\n\n.*?</script>\n\n", "", content[0], flags=re.DOTALL)
         text = text.replace("Computation times\n=================", "Running times\n=============")
-        text = re.sub(r"^     - (Mem \(MB\)|\d+\.\d)\n", "", text, flags=re.MULTILINE)
+        if not re.search(r"^     - \d*[1-9]\d*\.\d$", text, flags=re.MULTILINE):
+            text = re.sub(r"^     - (Mem \(MB\)|\d+\.\d)\n", "", text, flags=re.MULTILINE)
+        text = text.replace("     - Mem (MB)\n", "     - GPU memory (MiB)\n")
         content[0] = re.sub(r"``[./]*/(gallery/\w+\.py)``", r"``\1``", text).replace(" **from all galleries**", "")
 
 

@@ -1,8 +1,8 @@
 """Build the site, every page of the gallery run on this machine.
 
 Each kind of build keeps to a folder of its own, so that none shows another's numbers: docs/_build/fast (--fast or
-UNITTEST_GOING=1), docs/_build/cpu, docs/_build/gpu. A page runs again when its text changed, or the package, a library
-or the device did. Options that are not listed here go to sphinx-build.
+UNITTEST_GOING=1), docs/_build/cpu, docs/_build/gpu, docs/_build/recorded-<device>. A page runs again when its text
+changed, or the package, a library or the device did. Options that are not listed here go to sphinx-build.
 """
 
 import argparse
@@ -16,6 +16,10 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+
+import measured_on
+from book import PAGES
+from recorded import RecordError, changes, lay_out, package_digest, read_record
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -50,9 +54,8 @@ def fingerprint(device: str, root: Path = ROOT) -> str:
             digest.update(f"{name}=={importlib.metadata.version(name)}\n".encode())
         except importlib.metadata.PackageNotFoundError:
             continue
-    package = [path for path in sorted((root / "src").glob("*/**/*")) if path.is_file() and path.suffix != ".pyc"]
-    package = [path for path in package if not re.search(r"\.egg-info\b", str(path.relative_to(root)))]
-    for path in [*package, root / "constraints.txt", root / "docs" / "figures.mplstyle"]:
+    digest.update(package_digest(root).encode())
+    for path in [root / "constraints.txt", root / "docs" / "figures.mplstyle"]:
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -81,6 +84,26 @@ def prepare(folder: Path, now: str, root: Path = ROOT) -> None:
     stamp.write_text(now)
 
 
+def lay_out_record(device: str, strict: bool) -> tuple[Path, list[str]]:
+    """A folder with a device's recorded pages, ready to be rendered, and what has changed since: a line for each page.
+
+    Raises
+    ------
+    RecordError
+        If the record cannot be used, or, with ``strict``, if anything has changed.
+    """
+    manifests = read_record(device, [Path(page).stem for page in PAGES])
+    changed = changes(device, manifests)
+    lines = [f"{page}: {text}" for page, text in changed.items()]
+    if strict and changed:
+        raise RecordError("\n".join([f"the record of {device} is not of what is here now:", *lines]))
+    folder = DOCS / "_build" / f"recorded-{device}"
+    shutil.rmtree(folder, ignore_errors=True)
+    prepare(folder, "recorded")
+    lay_out(device, manifests, changed, folder)
+    return folder, lines
+
+
 def private_paths() -> list[str]:
     """Folders of this machine, which mean nothing to a reader elsewhere."""
     folders = [ROOT, Path.home(), Path(tempfile.gettempdir()), Path(sysconfig.get_path("purelib"))]
@@ -89,17 +112,19 @@ def private_paths() -> list[str]:
 
 def check_html(html: Path, private: list[str]) -> list[str]:
     """What no page should show, one line for each find: this machine's folders, and the debris of programs."""
-    patterns = DEBRIS | {f"the path {folder}": re.escape(folder) for folder in private}
-    found = []
-    for path in sorted(html.rglob("*.html")):
-        if "_modules" in path.relative_to(html).parts:  # the package's source: text, not output
-            continue
-        text = path.read_text(encoding="utf-8")
-        for what, pattern in patterns.items():
-            if match := re.search(pattern, text):
-                line = text.count("\n", 0, match.start()) + 1
-                around = " ".join(text[max(match.start() - 60, 0) : match.end() + 60].split())
-                found.append(f"{path.relative_to(html)}:{line}: {what}: ... {around} ...")
+    pages = [path for path in sorted(html.rglob("*.html")) if "_modules" not in path.relative_to(html).parts]
+    return [line for path in pages for line in check_text(path, html, private)]  # _modules: source, not output
+
+
+def check_text(path: Path, folder: Path, private: list[str]) -> list[str]:
+    """The same for one file, as HTML or as rst."""
+    text, found = path.read_text(encoding="utf-8"), []
+    patterns = DEBRIS | {f"the path {name}": re.escape(name) for name in private}
+    for what, pattern in patterns.items():
+        if match := re.search(pattern, text):
+            line = text.count("\n", 0, match.start()) + 1
+            around = " ".join(text[max(match.start() - 60, 0) : match.end() + 60].split())
+            found.append(f"{path.relative_to(folder)}:{line}: {what}: ... {around} ...")
     return found
 
 
@@ -108,22 +133,41 @@ def main(arguments: list[str] | None = None) -> int:
     fast = os.environ.get("UNITTEST_GOING") == "1"
     parser.add_argument("--fast", action="store_true", default=fast, help="run the pages on a tiny model, in minutes")
     parser.add_argument("--fresh", action="store_true", help="forget the last build: every page runs")
+    parser.add_argument(
+        "--recorded", metavar="DEVICE", help="render a recorded run, docs/recorded/DEVICE; nothing runs"
+    )
+    parser.add_argument("--strict", action="store_true", help="with --recorded: what has changed since is an error")
+    parser.add_argument("--links", action="store_true", help="check that the links to other sites lead somewhere, too")
     options, for_sphinx = parser.parse_known_args(arguments)
 
-    device = find_device()
-    folder = build_folder(options.fast, device)
-    if options.fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    prepare(folder, fingerprint(device))
+    changed: list[str] = []
+    if options.recorded:
+        try:
+            folder, changed = lay_out_record(options.recorded, options.strict)
+        except RecordError as error:
+            parser.error(str(error))
+        ran = f"as recorded on {options.recorded}"
+        for_sphinx += ["-D", f"sphinx_gallery_conf.examples_dirs={folder / 'scripts'}", "-D", "plot_gallery=0"]
+    else:
+        device = find_device()
+        folder, ran = build_folder(options.fast, device), f"run on {device}"
+        if options.fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        prepare(folder, fingerprint(device))
+    measured_on.write_page(folder / "source")
     sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", *for_sphinx]
     folders = ["-c", DOCS, "-d", folder / "doctrees", folder / "source", folder / "html"]
     environment = os.environ | QUIET | {"UNITTEST_GOING": "1" if options.fast else "0"}
     built = subprocess.run([*sphinx, *folders], env=environment)
+    if built.returncode == 0 and options.links:  # from the doctrees of the build, so nothing is run again
+        links = [sys.executable, "-m", "sphinx", "-b", "linkcheck", *for_sphinx, *folders[:-1], folder / "links"]
+        built = subprocess.run(links, env=environment)
     if built.returncode:
         return built.returncode
     found = check_html(folder / "html", private_paths())
     print(*found, sep="\n", end="\n" if found else "")
-    print(f"The site, pages run on {device}: {(folder / 'html' / 'index.html').relative_to(ROOT)}")
+    print(*changed, sep="\n", end="\n" if changed else "")
+    print(f"The site, pages {ran}: {(folder / 'html' / 'index.html').relative_to(ROOT)}")
     return 1 if found else 0
 
 

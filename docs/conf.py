@@ -9,6 +9,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(HERE), str(ROOT / "src")]
 from book import drop_if_empty, in_sections, tidy  # noqa: E402
+from measured import PeakMemory, beside  # noqa: E402
 
 project = "decodeloop"
 author = "the decodeloop authors"
@@ -63,6 +64,8 @@ sphinx_gallery_conf = {
     "within_subsection_order": "book.PageOrder",
     "reset_modules": ("matplotlib", "book.start_afresh"),
     "reset_modules_order": "both",
+    "image_scrapers": ("matplotlib", "measured.keep_facts"),
+    "show_memory": PeakMemory(),
     "backreferences_dir": "auto_gallery/backreferences",
     "doc_module": ("decodeloop",),
     "ignore_repr_types": r"matplotlib\.",  # a plot's last line returns an artist, which says nothing
@@ -81,7 +84,8 @@ html_css_files = ["book.css"]
 html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sourcelink = False
-html_sidebars = {"index": [], "how_we_measure": [], "auto_gallery/index": [], "sg_execution_times": []}
+no_sidebar = ("index", "how_we_measure", "measured_on", "auto_gallery/index", "sg_execution_times")
+html_sidebars = {page: [] for page in no_sidebar}
 html_theme_options = {
     "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": "decodeloop"},
     "icon_links": [{"name": "GitHub", "url": repository, "icon": "fa-brands fa-github"}],
@@ -111,4 +115,5 @@ html_context = {
 def setup(app):
     app.connect("source-read", tidy)
     app.connect("source-read", in_sections)
+    app.connect("source-read", beside)
     app.connect("include-read", drop_if_empty)

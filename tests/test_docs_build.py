@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def load_script(path: Path):
     return module
 
 
+sys.path.insert(0, str(ROOT / "docs"))  # build.py imports the files beside it
 build = load_script(ROOT / "docs" / "build.py")
 book = load_script(ROOT / "docs" / "book.py")
 
@@ -60,6 +62,9 @@ def test_running_times_load_nothing_from_other_sites():
         "1 file:\n\n.. container::\n\n  .. list-table::\n\n   * - Example\n     - Time\n"
         "   * - :ref:`x` (``gallery/plot_a.py``)\n     - 00:01.000\n"
     )
+    book.tidy(None, "sg_execution_times", content := [table.replace("- 0.0", "- 2048.0")])
+    assert content[0].endswith("     - 00:01.000\n     - 2048.0\n")
+    assert "     - Time\n     - GPU memory (MiB)\n" in content[0]
 
 
 def test_a_page_without_related_pages_has_no_heading_for_them():

@@ -101,7 +101,7 @@ class Runner:
             options.log_severity_level = 3  # its remarks on node placement go past Python's stderr
             spin = self.stream is None and is_idle()
             # A thread that waits in a loop for its next piece of work starts it sooner, and takes the core of whoever
-            # has some. Steps took two thirds of the time with it on two idle cores, and half as long again on busy ones.
+            # has some: on two idle cores steps took two thirds of the time with it, on busy ones half as long again.
             options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
             options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
         providers: list = ["CPUExecutionProvider"]
