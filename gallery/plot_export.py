@@ -309,7 +309,8 @@ table.assign(
 # ================
 #
 # The second layer in the graph of ``"gqa"``. Boxes are operators, from top to bottom in the order in which they run;
-# arrows are tensors. On the right, on the same line, stand the weights and the cache that an operator reads, two at most.
+# arrows are tensors. On the right, on the same line, stand the weights or the cache that an operator
+# reads.
 
 nodes = onnx.load(gqa.path, load_external_data=False).graph.node
 norms = [i for i, n in enumerate(nodes) if n.op_type == "SkipLayerNormalization"]
