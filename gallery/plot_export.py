@@ -17,6 +17,7 @@ import logging
 import subprocess
 import sys
 import tempfile
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def trace(sizes, dim):
 
 
 def kept(program):
-    """What the trace made of batch, new tokens and past: a constant, or something that varies."""
+    """What became of batch, new tokens and past."""
     found = [
         n.meta["val"].shape for n in program.graph.nodes if n.op == "placeholder"
     ]
@@ -173,7 +174,7 @@ assert decodeloop.max_diff(expected, got)["abs"] < (1e-4 if exact else 0.2)
 try:
     trace((1, 3, 5), torch.export.Dim.DYNAMIC)
 except Exception as error:  # its class differs from version to version
-    print(*str(error).splitlines()[:2], sep="\n")
+    print(textwrap.fill("".join(str(error).splitlines()[:2]), 80))
 else:
     raise AssertionError("a batch of 1 was traced as dynamic")
 
@@ -191,7 +192,8 @@ try:
     )
     print("one new token: exported")
 except torch.onnx.errors.OnnxExporterError as error:
-    print("one new token:", str(error.__cause__).splitlines()[0])
+    reason = str(error.__cause__).splitlines()[0]
+    print(textwrap.fill(f"one new token: {reason}", 80))
 
 # %%
 # The whole model

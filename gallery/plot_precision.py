@@ -208,9 +208,7 @@ reads = {
     for name, decoder in decoders.items()
 }
 as_run = decodeloop.roofline(options.optimized_model_filepath).weights / 1e6
-print(
-    f"float16: {reads['float16']:.1f} MB to read in the file, {as_run:.1f} MB as run"
-)
+print(f"float16: {reads['float16']:.1f} MB to read, {as_run:.1f} MB as run")
 
 # %%
 # What each saves, and what it costs
@@ -256,26 +254,24 @@ def loop(decoder):
 loops = {name: loop(decoder) for name, decoder in decoders.items()}
 timings = decodeloop.prefill_and_decode_all(loops, 8 if FAST else 32)
 df = pandas.DataFrame(index=decoders)
-df["run by"] = [type(decoder).__name__ for decoder in decoders.values()]
-df["file (MB)"] = [
+df["file MB"] = [
     sum(f.stat().st_size for f in folder.glob(f"{name}.onnx*")) / 1e6
     for name in decoders
 ]
-df["reads (MB)"] = reads
-df["bytes/weight"] = 4 * df["reads (MB)"] / reads["float32"]
+df["bytes/weight"] = [4 * reads[name] / reads["float32"] for name in decoders]
 df["ms/token"] = [1e3 * t.decode.median for t in timings.values()]
 df["familiar"] = [perplexity(d, familiar) for d in decoders.values()]
 df["strange"] = [perplexity(d, strange) for d in decoders.values()]
-df["tokens changed"] = [r.tokens - r.agreed for r in reports.values()]
-df["logits within"] = [r.max_logit_diff for r in reports.values()]
+df["changed"] = [r.tokens - r.agreed for r in reports.values()]
+df["moved"] = [r.max_logit_diff for r in reports.values()]
 df.round(2)
 
 # %%
-# A file also holds the *embedding table*, of which a step reads one row; it is not quantized. *Bytes/weight* counts
-# the scales. *Familiar* and *strange* are the perplexities of the two texts, *logits within* is the largest change of
-# any logit. Perplexity hardly moves, and on texts this short it can even fall by chance. Tokens and logits are the
-# finer measure. Fewer bytes need not be as much faster: this model is small, and a number must be unpacked before it
-# is multiplied. :ref:`l-plot-onnx-speed` says what limits each.
+# *Bytes/weight* is what a step reads, scales included. The file also holds the *embedding table*, of which a step reads
+# one row; it is not quantized. *Familiar* and *strange* are the perplexities of the two texts, *changed* counts tokens,
+# *moved* is the largest change of any logit. Perplexity hardly moves, and on texts this short it can even fall by
+# chance. Tokens and logits are the finer measure. Fewer bytes need not be as much faster: this model is small, and a
+# number must be unpacked before it is multiplied. :ref:`l-plot-onnx-speed` says what limits each.
 #
 # Where is the cliff?
 # ===================
@@ -394,7 +390,7 @@ for name, points in changes.items():
 # knows survives that here; some of what it is unsure of changes. Try your own texts before you take them. In order of
 # speed, on this machine:
 
-moved, changed = df["logits within"], df["tokens changed"]
+moved, changed = df["moved"], df["changed"]
 assert moved["float16"] < moved["int4, block 32"]
 assert moved["int8, block 32"] < moved["int4, block 32"]
 
