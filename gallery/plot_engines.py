@@ -26,7 +26,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas
 import torch
-from transformers import MistralConfig, MistralForCausalLM
+import transformers
 
 import decodeloop
 
@@ -111,6 +111,7 @@ def onnx(bits=None):
 def genai():
     import onnxruntime_genai as og
 
+    transformers.utils.logging.disable_progress_bar()
     checkpoint, out = folder / "checkpoint", folder / "genai"
     model.save_pretrained(checkpoint)
     tokenizer.save_pretrained(checkpoint)
@@ -275,7 +276,8 @@ ax.legend(loc="upper right")
 
 sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
 sizes |= {"vocab_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
-forgetful = MistralForCausalLM(MistralConfig(**sizes, sliding_window=8))
+config = transformers.MistralConfig(**sizes, sliding_window=8)
+forgetful = transformers.MistralForCausalLM(config)
 try:
     decodeloop.TorchDecoder(forgetful)
 except ValueError as error:

@@ -278,7 +278,7 @@ seed = torch.Generator().manual_seed(0)
 long = torch.randint(3, model.config.vocab_size, (16, 448), generator=seed)
 long = long.to(model.device)
 lengths = (24, 448) if FAST else (24, 240, 448)
-new = 8 if FAST else 32
+new = 8 if FAST else 20
 runs = {
     (name, n): lambda k, name=name, n=n: loops[name](long[:1, :n], k)
     for name in ("numpy feeds", "IO binding", best)
