@@ -19,6 +19,7 @@ them in 16 bits again changes none of them. It only makes the arithmetic between
 import copy
 import itertools
 import tempfile
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -176,7 +177,8 @@ def onnx_or_torch(dtype):
         decoder.generate(batch(["def"]).input_ids, max_new_tokens=4)
         return decoder
     except Exception as error:  # its class differs from machine to machine
-        print(f"{dtype} by PyTorch: {str(error).strip()[:100]}...")
+        reason = str(error).replace(f"{folder}/", "").strip()
+        print(textwrap.fill(f"{dtype} by PyTorch: {reason[:140]}...", 80))
         return plain
 
 
