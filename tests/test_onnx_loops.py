@@ -38,6 +38,14 @@ def test_one_decoder_serves_growing_and_shrinking_requests(phi, phi_graph):
         assert torch.equal(decoder.generate(ids, **options), decodeloop.generate(phi, ids, **options))
 
 
+def test_a_step_beyond_the_capacity_is_refused(phi_graph):
+    decoder = OnnxDecoder(phi_graph.path, device="cpu")
+    tokens = decoder.generate(prompt_ids(1, 5), max_new_tokens=2, eos_token_id=None)
+    decoder.read(tokens[:, -1:])
+    with pytest.raises(ValueError, match="1 tokens do not fit in a cache that has room for 0 more"):
+        decoder.read(tokens[:, -1:])
+
+
 def test_the_decoder_knows_its_model(phi, phi_graph):
     decoder = OnnxDecoder(phi_graph.path, device="cpu")
     assert decoder.providers == ["CPUExecutionProvider"]

@@ -26,57 +26,72 @@ class GrowingCache:
 
     def start(self, prompt: Prompt, capacity: int) -> None:
         """Forget the text; make room for ``capacity`` positions of the prompt's rows."""
-        self.prompt, self.rows, self.length = prompt, len(prompt.input_ids), 0
+        self.rows, self.length = len(prompt.input_ids), 0
         check_capacity(self.least, prompt.input_ids.shape[1])
         capacity = max(capacity, self.least or 0)
+        self.fed = {}, {}, {}
         if self.rows * capacity > self.positions:
             self.past = self.present = {}  # let go of the old buffers before asking for new ones
             self.positions, asked = 0, self.rows * capacity
             self.past, self.present = self._allocate(asked), self._allocate(asked)
             self.positions = asked
+        self.mask, self.places = prompt.mask(capacity), prompt.positions(capacity, capacity)
 
     def load(self, tensors: list[torch.Tensor]) -> None:
         """Fill the cache with flat tensors, copied."""
         self.length = check_tensors(tensors, self.shapes, self.rows)
-        for name, tensor in zip(self.shapes, tensors, strict=True):
-            self._view(self.past, name).copy_(tensor)
+        for view, tensor in zip(self.tensors(), tensors, strict=True):
+            view.copy_(tensor)
 
     def read(self, tokens: torch.Tensor, every: bool) -> torch.Tensor:
         """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``."""
-        runner, new = self.runner, tokens.shape[1]
-        past = {name: self._view(self.past, name) for name in self.shapes}
+        runner, new, room = self.runner, tokens.shape[1], self.mask.shape[1] - self.length
+        if new > room:  # what is bound by address is not checked again
+            raise ValueError(f"{new} tokens do not fit in a cache that has room for {room} more.")
+        before = self._filled()
         self.length += new
-        present = {present_name(name): self._view(self.present, name) for name in self.shapes}
+        shapes = before | {present_name(name): shape for name, shape in self._filled().items()}
         given = {
             "input_ids": tokens,
-            "attention_mask": self.prompt.mask(self.length),
-            "position_ids": self.prompt.positions(self.length, new),
+            "attention_mask": self.mask[:, : self.length],
+            "position_ids": self.places[:, self.length - new : self.length],
         }
         given = {name: given[name].to(runner.dtype(name)).contiguous() for name in given if name in runner.inputs}
         logits = empty_logits(runner, self.rows, new, self.vocab_size)
-        runner.run(runner.bind(given | past, {"logits": logits} | present))
-        self.past, self.present, self.feeds = self.present, self.past, given | past
+        present = {present_name(name): buffer for name, buffer in self.present.items()}
+        runner.run(runner.bind(given | self.past, {"logits": logits} | present, shapes))
+        self.fed = given, self.past, before
+        self.past, self.present = self.present, self.past
         return logits
+
+    @property
+    def feeds(self) -> dict[str, torch.Tensor]:
+        """The inputs of the last step, by name."""
+        given, past, shapes = self.fed
+        return given | _fronts(past, shapes)
 
     def rewind(self, count: int) -> None:
         """Forget the last ``count`` positions: each head's text lies in one piece, so the rest has to be moved."""
         if count:
             kept = [tensor[:, :, : self.length - count] for tensor in self.tensors()]
             self.length -= count
-            for name, tensor in zip(self.shapes, kept, strict=True):
-                self._view(self.present, name).copy_(tensor)
             self.past, self.present = self.present, self.past
+            for view, tensor in zip(self.tensors(), kept, strict=True):
+                view.copy_(tensor)
 
     def tensors(self) -> list[torch.Tensor]:
         """Views of the filled part, flat, each ``[batch, heads, length, head size]``."""
-        return [self._view(self.past, name) for name in self.shapes]
+        return list(_fronts(self.past, self._filled()).values())
 
     def _allocate(self, positions: int) -> dict[str, torch.Tensor]:
         return allocate(self.runner, {n: (positions * heads * size,) for n, (heads, size) in self.shapes.items()})
 
-    def _view(self, buffers: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-        heads, size = self.shapes[name]
-        return buffers[name][: self.rows * heads * self.length * size].view(self.rows, heads, self.length, size)
+    def _filled(self) -> dict[str, tuple[int, ...]]:
+        return {name: (self.rows, heads, self.length, size) for name, (heads, size) in self.shapes.items()}
+
+
+def _fronts(buffers: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    return {name: buffers[name][: math.prod(shape)].view(shape) for name, shape in shapes.items()}
 
 
 def cache_shapes(runner: Runner) -> dict[str, tuple[int, int]]:

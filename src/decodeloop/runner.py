@@ -16,6 +16,7 @@ from decodeloop.models import pick_device
 from decodeloop.onnx_file import TYPES
 
 SPIN = 400  # microseconds that a thread without work waits at most before it sleeps: about a short step's pauses
+NUMBERS = dict(TYPES.values())  # torch's element types -> ONNX's numbers
 
 
 class Runner:
@@ -57,14 +58,21 @@ class Runner:
         """The element type of an input or output, as torch's."""
         return TYPES[(self.inputs.get(name) or self.outputs[name]).type][0]
 
-    def bind(self, inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> onnxruntime.IOBinding:
-        """Bind tensors by address: they must be contiguous, and live as long as the binding is run."""
-        binding = self.session.io_binding()
+    def bind(
+        self,
+        inputs: dict[str, torch.Tensor],
+        outputs: dict[str, torch.Tensor],
+        shapes: dict[str, tuple[int, ...]] | None = None,
+    ) -> onnxruntime.IOBinding:
+        """Bind tensors by address: they must be contiguous, and live as long as the binding is run.
+
+        Of a tensor named in ``shapes`` the front is bound, in that shape: to make a view of it would take longer.
+        """
+        binding, shapes = self.session.io_binding(), shapes or {}
+        where = self.device.type, self.device.index or 0
         for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
             for name, tensor in tensors.items():
-                number = next(number for dtype, number in TYPES.values() if dtype == tensor.dtype)
-                where = tensor.device.type, tensor.device.index or 0
-                bind(name, *where, number, tuple(tensor.shape), tensor.data_ptr())
+                bind(name, *where, NUMBERS[tensor.dtype], shapes.get(name, tensor.shape), tensor.data_ptr())
         return binding
 
     def run(self, binding: onnxruntime.IOBinding) -> None:
