@@ -256,11 +256,11 @@ def loop(decoder):
 loops = {name: loop(decoder) for name, decoder in decoders.items()}
 timings = decodeloop.prefill_and_decode_all(loops, 8 if FAST else 32)
 df = pandas.DataFrame(index=decoders)
-df["file MB"] = [
+df["MB"] = [
     sum(f.stat().st_size for f in folder.glob(f"{name}.onnx*")) / 1e6
     for name in decoders
 ]
-df["bytes/weight"] = [4 * reads[name] / reads["float32"] for name in decoders]
+df["bytes"] = [4 * reads[name] / reads["float32"] for name in decoders]
 df["ms/token"] = [1e3 * t.decode.median for t in timings.values()]
 df["familiar"] = [perplexity(d, familiar) for d in decoders.values()]
 df["strange"] = [perplexity(d, strange) for d in decoders.values()]
@@ -269,11 +269,12 @@ df["moved"] = [r.max_logit_diff for r in reports.values()]
 df.round(2)
 
 # %%
-# *Bytes/weight* is what a step reads, scales included. The file also holds the *embedding table*, of which a step reads
-# one row; it is not quantized. *Familiar* and *strange* are the perplexities of the two texts, *changed* counts tokens,
-# *moved* is the largest change of any logit. Perplexity hardly moves, and on texts this short it can even fall by
-# chance. Tokens and logits are the finer measure. Fewer bytes need not be as much faster: this model is small, and a
-# number must be unpacked before it is multiplied. :ref:`l-plot-onnx-speed` says what limits each.
+# *MB* is the file's size. *Bytes* is what a step reads for each weight, scales included. The file also holds the
+# *embedding table*, of which a step reads one row; it is not quantized. *Familiar* and *strange* are the perplexities of
+# the two texts, *changed* counts tokens, *moved* is the largest change of any logit. Perplexity hardly moves, and on
+# texts this short it can even fall by chance. Tokens and logits are the finer measure. Fewer bytes need not be as much
+# faster: this model is small, and a number must be unpacked before it is multiplied. :ref:`l-plot-onnx-speed` says what
+# limits each.
 #
 # Where is the cliff?
 # ===================
@@ -314,7 +315,7 @@ for name, color in (("familiar", "C0"), ("strange", "C1")):
         part = curves.xs(block, level=1).set_index("bytes/weight")
         ax.plot(part[name], style, color=color, label=f"{name}, block {block}")
 for name, text in (("familiar", familiar), ("strange", strange)):
-    ax.plot(df["bytes/weight"], df[name] / exact[text], "x", color="C2")
+    ax.plot(df["bytes"], df[name] / exact[text], "x", color="C2")
 ax.plot([], [], "x", color="C2", label="the files of the table")
 ax.axhline(1, color="gray", ls=":", label="float32")
 ax.set_xscale("log", base=2)
@@ -398,9 +399,7 @@ assert moved["int8, block 32"] < moved["int4, block 32"]
 
 for name, row in df.sort_values("ms/token").iterrows():
     print(f"{name}: {row['ms/token']:.2f} ms per token,", end=" ")
-    print(
-        f"{row['bytes/weight']:.2f} bytes per weight, {changed[name]} tokens changed"
-    )
+    print(f"{row['bytes']:.2f} bytes per weight, {changed[name]} tokens changed")
 
 # %%
 # Measured on
