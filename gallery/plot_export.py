@@ -17,6 +17,7 @@ import logging
 import subprocess
 import sys
 import tempfile
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -65,13 +66,10 @@ for name, value in example.items():
     print(f"{name}: {decodeloop.string_type(value, with_shape=True)}")
 try:
     torch.onnx.export(model, kwargs=example, dynamo=True, verbose=False)
-    raise AssertionError(
-        "PyTorch can export a cache now: this page is out of date"
-    )
 except torch.onnx.errors.OnnxExporterError as error:
-    reason = str(error.__cause__)
-print("\nThe export failed:", *reason.partition(". ")[:1])
-assert "DynamicCache" in reason
+    print("\nThe export failed:", str(error.__cause__).partition(". ")[0])
+else:
+    raise AssertionError("PyTorch exports a cache now: this page is out of date")
 
 # %%
 # A tracer knows tensors, and lists, tuples and dictionaries of them. A cache is an object of its own, so the tracer
@@ -133,7 +131,7 @@ def trace(sizes, dim):
 
 
 def kept(program):
-    """What the trace made of batch, new tokens and past: a constant, or something that varies."""
+    """What became of batch, new tokens and past."""
     found = [
         n.meta["val"].shape for n in program.graph.nodes if n.op == "placeholder"
     ]
@@ -148,36 +146,37 @@ for sizes in ((2, 3, 5), (1, 3, 5), (2, 1, 5), (2, 3, 0)):
     rows["{} x {} after {}".format(*sizes)] = kept(programs[sizes])
 table = pandas.DataFrame(rows, ["batch", "new tokens", "past"]).T
 assert (table.iloc[0] == "varies").all()
-assert list(table.ne("varies").sum(axis=1)) == [0, 1, 1, 1]
+assert (table.iloc[1:] != "varies").any(axis=1).all()
 table.rename_axis("traced on")
 
 # %%
-# Nothing was said, yet three of the four programs fix one of their sizes. A tracer takes a size of 0 or 1 for a
-# constant: PyTorch treats these two apart, since a size of 1 is broadcast, and an empty tensor often takes another way
-# through the code. An example of one prompt, or of one without a past, is what one would try first. Such a program
-# refuses other sizes; the one traced on 2 x 3 after 5 runs at them, and gives what the model gives.
+# Nothing was said, yet each of the last three programs fixes a size. A tracer takes a size of 0 or 1 for a constant:
+# PyTorch treats these two apart, since a size of 1 is broadcast, and an empty tensor often takes another way through
+# the code. An example of one prompt, or of one without a past, is what one would try first. Such a program refuses
+# other sizes. The first runs at them, and gives what the model gives.
 
 other = inputs_of(3, 2, 4)
 try:
     programs[1, 3, 5].module()(*other)
-    raise RuntimeError("the trace of batch 1 took a batch of 3")
-except AssertionError as error:
+except Exception as error:  # its class differs from version to version
     print("traced on a batch of 1:", str(error).splitlines()[0])
+else:
+    raise AssertionError("the trace of batch 1 took a batch of 3")
 with torch.no_grad():
     expected, got = flat(*other)[0], programs[2, 3, 5].module()(*other)[0]
 print("traced on a batch of 2:", decodeloop.string_type(got, with_shape=True))
-assert torch.allclose(
-    expected, got, atol=1e-4 if model.dtype == torch.float32 else 0.1
-)
+exact = model.dtype == torch.float32
+assert decodeloop.max_diff(expected, got)["abs"] < (1e-4 if exact else 0.2)
 
 # %%
 # The safe way is to *demand* that a size varies, with ``Dim.DYNAMIC`` or a name: then the tracer complains.
 
 try:
     trace((1, 3, 5), torch.export.Dim.DYNAMIC)
-    raise RuntimeError("a batch of 1 was traced as dynamic")
-except ValueError as error:
-    print(str(error).splitlines()[1].strip("- "))
+except Exception as error:  # its class differs from version to version
+    print(textwrap.fill("".join(str(error).splitlines()[:2]), 80))
+else:
+    raise AssertionError("a batch of 1 was traced as dynamic")
 
 # %%
 # ``torch.onnx.export`` asks the same tracer not to treat 0 and 1 apart. That is no help where the model's own code asks
@@ -193,7 +192,8 @@ try:
     )
     print("one new token: exported")
 except torch.onnx.errors.OnnxExporterError as error:
-    print("one new token:", str(error.__cause__).splitlines()[0])
+    reason = str(error.__cause__).splitlines()[0]
+    print(textwrap.fill(f"one new token: {reason}", 80))
 
 # %%
 # The whole model
@@ -203,10 +203,11 @@ except torch.onnx.errors.OnnxExporterError as error:
 # ``"dynamo"``, after the argument ``dynamo=True`` above. Its graph has standard operators only. The exporter ``"gqa"``
 # does not trace this model: it writes the graph operator by operator, with ONNX Runtime's own fused ones.
 
-folder = tempfile.TemporaryDirectory()
+temporary = tempfile.TemporaryDirectory()
+folder = Path(temporary.name)
 reports = {}
 for name in ("dynamo", "gqa"):
-    path = Path(folder.name) / f"{name}.onnx"
+    path = folder / f"{name}.onnx"
     reports[name] = decodeloop.export_onnx(model, path, exporter=name)
 dynamo, gqa = reports.values()
 shapes = pandas.DataFrame({n: r.inputs | r.outputs for n, r in reports.items()})
@@ -220,11 +221,14 @@ shapes.filter(regex=r"ids|mask|logits|\.0\.", axis=0)
 #
 # What is in the graphs?
 # ======================
+#
+# Their operators, those that stand there at least once for each layer:
 
 assert "GroupQueryAttention" not in dynamo.operators
 assert gqa.operators["GroupQueryAttention"] == len(model.model.layers)
 counts = pandas.DataFrame({name: r.operators for name, r in reports.items()})
-counts.fillna(0).astype(int).sort_values("dynamo", ascending=False)
+counts = counts.fillna(0).astype(int).sort_values("dynamo", ascending=False)
+counts[(counts >= len(model.model.layers)).any(axis=1)]
 
 # %%
 # The traced graph spells attention out: slices, products and concatenations for the rotary positions, a softmax, and
@@ -238,12 +242,11 @@ counts.fillna(0).astype(int).sort_values("dynamo", ascending=False)
 
 prompt = 'def factorial(n):\n    """Return the factorial of n"""'
 ids = loaded.tokenizer(prompt, return_tensors="pt").input_ids.to(device)
-tolerance = 1e-3 if model.dtype == torch.float32 else 0.5
 rows = {}
 for name, r in reports.items():
     found = decodeloop.verify(model, decodeloop.OnnxDecoder(r.path), ids)
     assert found.same_tokens or found.divergence.near_tie
-    assert found.max_logit_diff < tolerance
+    assert found.max_logit_diff < 1e-3 or not exact
     agreed = f"{found.agreed} of {found.tokens}"
     nodes = sum(r.operators.values())
     rows[name] = r.seconds, r.bytes / 2**20, nodes, agreed, found.max_logit_diff
@@ -281,7 +284,7 @@ def prompt_logits(path):
 
 
 if importlib.util.find_spec("onnxruntime_genai"):
-    target = Path(folder.name) / "genai"
+    target = folder / "genai"
     timing = decodeloop.measure(lambda: build(target), repeats=1, warmup=0)
     got = prompt_logits(timing.result)
     with torch.no_grad():
@@ -307,49 +310,31 @@ table.assign(
 # One layer, drawn
 # ================
 #
-# The second layer in the graph of ``"gqa"``: boxes are operators, in the order in which they run; arrows are tensors.
-# In grey, what else each one reads, two tensors at most: weights and the cache.
+# The second layer in the graph of ``"gqa"``. Boxes are operators, from top to bottom in the order in which they run;
+# arrows are tensors. On the right, on the same line, stand the weights or the cache that an operator
+# reads.
 
 nodes = onnx.load(gqa.path, load_external_data=False).graph.node
 norms = [i for i, n in enumerate(nodes) if n.op_type == "SkipLayerNormalization"]
 layer = nodes[norms[0] : norms[1] + 1]
-made_by = {
-    name: i for i, node in enumerate(layer) for name in node.output if name
-}
+column = {"FastGelu": 1, "Add": -1, "GroupQueryAttention": -1}
+places = [(column.get(n.op_type, 0), -i) for i, n in enumerate(layer)]
+made_by = {name: i for i, n in enumerate(layer) for name in n.output if name}
+box = {"boxstyle": "round", "facecolor": "none", "edgecolor": "C0"}
 
 _, ax = plt.subplots(figsize=(7, 6))
-boxes, places = (
-    [],
-    [(0.8 * (node.op_type == "FastGelu"), -i) for i, node in enumerate(layer)],
-)
-style = {"boxstyle": "round", "facecolor": "none", "edgecolor": "C0"}
-for node, (x, y) in zip(layer, places, strict=True):
-    boxes.append(
-        ax.text(x, y, node.op_type, ha="center", va="center", bbox=style)
-    )
-    read = [
-        n.removeprefix("layers.1.")
-        for n in node.input
-        if "." in n and n not in made_by
-    ]
-    read = ", ".join(n for n in read[:2] if not n.startswith("constant"))
-    at, side = (x + 0.5, "left") if x else (-0.9, "right")
-    ax.text(at, y, read, ha=side, va="center", size=8, color="C5")
-for end, node in enumerate(layer):
-    for start in {made_by[name] for name in node.input if name in made_by}:
-        curve = f"arc3,rad={-1.0 * (end - start > 4)}"
-        arrow = {"arrowstyle": "->", "color": "C1", "connectionstyle": curve}
-        arrow |= {
-            "patchA": boxes[start].get_bbox_patch(),
-            "patchB": boxes[end].get_bbox_patch(),
-        }
-        ax.annotate("", places[end], places[start], arrowprops=arrow)
-ax.set(
-    title='One layer in the graph of exporter="gqa"',
-    xlim=(-3, 2.4),
-    ylim=(1 - len(layer) - 0.5, 0.5),
-)
-ax.axis("off")
+for i, (node, place) in enumerate(zip(layer, places, strict=True)):
+    read = [n.removeprefix("layers.1.") for n in node.input if "." in n]
+    read = [n for n in read if not n.startswith("constant")][:2]
+    ax.annotate(node.op_type, place, ha="center", va="center", bbox=box)
+    ax.annotate("\n".join(read), (2, place[1]), va="center", color="C5", size=8)
+    for start in {made_by[n] for n in node.input if made_by.get(n, i) < i}:
+        arrow = {"arrowstyle": "->", "color": "C1", "shrinkA": 12, "shrinkB": 12}
+        arrow["connectionstyle"] = f"arc3,rad={-1.1 * (i - start > 4)}"
+        ax.annotate("", place, places[start], arrowprops=arrow)
+ax.set_title('One layer in the graph of exporter="gqa"')
+ax.set(xlim=(-1.6, 2.9), ylim=(0.5 - len(layer), 0.5))
+ax.set_axis_off()
 
 # %%
 # Phi's attention and feed-forward part read the same input. So one matrix product makes queries, keys, values and the
@@ -380,6 +365,14 @@ for name, row in table.iterrows():
 # Measured on
 # ===========
 
+figures = {}
+for name, row in table.iterrows():
+    figures[f"{name}: operators (nodes)"] = row["operators"]
+    figures[f"{name}: export (s)"] = row["seconds"]
+    figures[f"{name}: size (MiB)"] = row["MiB"]
+    figures[f"{name}: largest difference (logits)"] = row[columns[-1]]
 decodeloop.provenance(
-    model=loaded.name, provider=decodeloop.OnnxDecoder(gqa.path).providers[0]
+    model=loaded,
+    provider=decodeloop.OnnxDecoder(gqa.path).providers[0],
+    figures=figures,
 )
