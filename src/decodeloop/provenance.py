@@ -36,7 +36,7 @@ class Provenance(dict[str, Any]):
         return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
 
     def _repr_html_(self) -> str:
-        cells = ((html.escape(label), html.escape(text)) for label, text in self._rows())
+        cells = [(html.escape(label), html.escape(text)) for label, text in self._rows() if label != "Note"]
         rows = "".join(f'<tr><th scope="row">{label}</th><td>{text}</td></tr>' for label, text in cells)
         table = f'<table class="decodeloop-provenance"><tbody>{rows}</tbody></table>'
         title = _NOTES.get(self.get("mode")) or f"Measured on {self.get('device')}"
