@@ -270,8 +270,8 @@ df.round(2)
 
 # %%
 # *MB* is the file's size. *Bytes* is what a step reads for each weight, scales included. The file also holds the
-# *embedding table*, of which a step reads one row; it is not quantized. *Familiar* and *strange* are the perplexities of
-# the two texts, *changed* counts tokens, *moved* is the largest change of any logit. Perplexity hardly moves, and on
+# *embedding table*, of which a step reads one row; it is not quantized. *Familiar* and *strange* are the perplexities
+# of the two texts, *changed* counts tokens, *moved* is the largest change of any logit. Perplexity hardly moves, and on
 # texts this short it can even fall by chance. Tokens and logits are the finer measure. Fewer bytes need not be as much
 # faster: this model is small, and a number must be unpacked before it is multiplied. :ref:`l-plot-onnx-speed` says what
 # limits each.
