@@ -287,7 +287,7 @@ print(f"{shared} of {other.shape[1]} tokens were in the cache already")
 try:
     decodeloop.crop_cache(forgets, 200)
 except ValueError as error:
-    print("the window:", error)
+    print("the window:", str(error).partition(":")[0])
 
 # %%
 # Which should I use?
