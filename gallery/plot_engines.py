@@ -31,7 +31,7 @@ import transformers
 import decodeloop
 
 FAST = decodeloop.unit_test_going()  # fewer tokens, the same code
-new_tokens = 24 if FAST else 100
+new_tokens = 24 if FAST else 64
 
 loaded = decodeloop.load()
 model, tokenizer, device = loaded.model, loaded.tokenizer, loaded.model.device
