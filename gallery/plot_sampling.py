@@ -189,7 +189,7 @@ ax.set_ylabel("% of the tokens")
 #
 # To draw a token takes one random number between 0 and 1: lay the probabilities end to end, and see on which token the
 # number falls. The *seed* fixes the sequence of these numbers. They come from a generator on the CPU, so they are the
-# same whatever runs the model. To show it, the ONNX graph below runs on the CPU, wherever the PyTorch model is.
+# same whatever runs the model, as the ONNX graph below shows.
 
 
 @torch.no_grad()
@@ -214,8 +214,8 @@ assert torch.equal(ours, sampled)
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "model.onnx"
-    decodeloop.export_onnx(model, path, exporter="gqa")
-    session = decodeloop.OnnxDecoder(path, device="cpu")
+    decodeloop.export_onnx(model, path, exporter="dynamo")
+    session = decodeloop.OnnxDecoder(path)
 onnx = session.generate(input_ids, sampler=Sampler(seed=3))
 assert torch.equal(onnx, sampled)
 

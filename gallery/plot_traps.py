@@ -164,7 +164,8 @@ assert torch.equal(tokens[:1, -steps:], answer)  # it does all three right
 
 folder = tempfile.TemporaryDirectory()
 path = Path(folder.name) / "model.onnx"
-decodeloop.export_onnx(model, path, exporter="gqa")
+served = decodeloop.load().model  # float16 on a GPU, as this graph wants it
+decodeloop.export_onnx(served, path, exporter="gqa")
 here = onnxruntime.get_available_providers()
 candidates = ["CUDAExecutionProvider", "CoreMLExecutionProvider"]
 asked = next(provider for provider in candidates if provider not in here)
@@ -178,8 +179,10 @@ with caught("a fallback to the CPU"):
 with contextlib.suppress(ValueError):
     decodeloop.OnnxDecoder(path, device="cuda:99")  # refuses
     raise RuntimeError("this machine has a hundred GPUs")
-decoder = decodeloop.OnnxDecoder(path, device="cpu")
-assert decoder.providers == ["CPUExecutionProvider"]
+decoder = decodeloop.OnnxDecoder(path)
+on_gpu = torch.cuda.is_available()
+wanted = "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider"
+assert decoder.providers[0] == wanted
 
 # %%
 # 5. The exported file of yesterday
@@ -188,18 +191,18 @@ assert decoder.providers == ["CPUExecutionProvider"]
 # An export takes time, so a script exports only where there is no file yet. Then the weights change, and it runs the
 # old ones. Export anew, or put a hash of the weights into the file's name; then :func:`decodeloop.verify`.
 
-trained = copy.deepcopy(model)
+trained = copy.deepcopy(served)
 trained.model.layers[0].mlp.fc2.weight.data *= 1.1  # stands for more training
 if not path.exists():
     decodeloop.export_onnx(trained, path, exporter="gqa")
 stale = decodeloop.verify(trained, decoder, alone, max_new_tokens=5)
 stale = stale.max_logit_diff
 with caught("a stale exported file"):
-    assert stale < 0.01, f"logits up to {stale:.1f} off"
+    assert stale < 0.25, f"logits up to {stale:.1f} off"
 decodeloop.export_onnx(trained, path.with_name("new.onnx"), exporter="gqa")
-fresh = decodeloop.OnnxDecoder(path.with_name("new.onnx"), device="cpu")
+fresh = decodeloop.OnnxDecoder(path.with_name("new.onnx"))
 fresh = decodeloop.verify(trained, fresh, alone, max_new_tokens=5)
-assert fresh.max_logit_diff < 0.01
+assert fresh.max_logit_diff < 0.25
 
 # %%
 # 6. Half precision on a CPU

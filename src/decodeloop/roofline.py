@@ -157,5 +157,6 @@ def _cache(config: PreTrainedConfig, dtype: torch.dtype, length: int) -> int:
 
 
 def _size(count: float) -> str:
-    scale, unit = next((s, u) for s, u in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1, "B")) if count >= s or s == 1)
+    units = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1}
+    unit, scale = next((unit, scale) for unit, scale in units.items() if count >= scale or scale == 1)
     return f"{count / scale:.3g} {unit}"
