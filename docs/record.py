@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         record = RECORDS / slug(facts)
         add_page(page, gallery, record)
         cost = json.loads((gallery / f"{page}.cost.json").read_text())
-        print(f"{page}: {cost['time']:.0f} s, {cost['memory']:.0f} MiB of GPU memory, {facts['provider']}")
+        memory = f", {cost['memory']:.0f} MiB of GPU memory" if facts["mode"] == "gpu" else ""
+        print(f"{page}: {cost['time']:.0f} s{memory}, {facts['provider'] or 'no onnxruntime'}")
     for path in RECORDS.glob("*"):
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         print(f"{path.relative_to(build.ROOT)}: {size / 1e6:.1f} MB")
