@@ -106,7 +106,7 @@ def read_record(device: str, pages: list[str], records: Path = RECORDS) -> dict[
     if device not in recorded_devices(records):
         known = ", ".join(recorded_devices(records)) or "none yet: nox -s record makes one"
         raise RecordError(f"no run is recorded for {device!r}. Recorded devices: {known}.")
-    manifests, wrong = {}, []
+    manifests, wrong = {}, []  # wrong: (page, what)
     for page in pages:
         path = folder / f"{page}{MANIFEST}"
         try:
@@ -114,23 +114,23 @@ def read_record(device: str, pages: list[str], records: Path = RECORDS) -> dict[
             files = manifests[page]["files"]
             listed = {f"{page}{suffix}" for suffix in SUFFIXES if suffix != ".codeobj.json"}
         except FileNotFoundError:
-            wrong.append(f"{page}: not recorded")
+            wrong.append((page, f"{page}: not recorded"))
             continue
         except (ValueError, KeyError, TypeError):
-            wrong.append(f"{path.name}: not a manifest")
+            wrong.append((page, f"{path.name}: not a manifest"))
             continue
-        wrong += [f"{name}: not listed" for name in sorted(listed - set(files))]
+        wrong += [(page, f"{name}: not listed") for name in sorted(listed - set(files))]
         for name, digest in files.items():
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                wrong.append(f"{name}: outside the record")
+                wrong.append((page, f"{name}: outside the record"))
             elif not (folder / name).is_file():
-                wrong.append(f"{name}: missing")
+                wrong.append((page, f"{name}: missing"))
             elif hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-                wrong.append(f"{name}: changed")
+                wrong.append((page, f"{name}: changed"))
     if wrong:
-        names = " ".join(sorted({line.partition(":")[0].partition(".")[0] for line in wrong if line[:5] == "plot_"}))
+        names = " ".join(dict.fromkeys(page for page, _ in wrong))
         raise RecordError(
-            f"the record of {device} is damaged or incomplete:\n  " + "\n  ".join(wrong) + "\n"
+            f"the record of {device} is damaged or incomplete:\n  " + "\n  ".join(what for _, what in wrong) + "\n"
             f"Restore it (git checkout docs/recorded/{device}), or run nox -s record -- {names} on that device."
         )
     return manifests

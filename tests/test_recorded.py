@@ -130,7 +130,9 @@ def point_outside(folder):
 )
 def test_damaged_record_is_refused_with_what_is_wrong(project, damage, what):
     damage(project / "records" / "x")
-    with pytest.raises(recorded.RecordError, match=rf"the record of x is damaged or incomplete:\n  .*{what}\nRestore"):
+    with pytest.raises(
+        recorded.RecordError, match=rf"the record of x is damaged or incomplete:\n  .*{what}\nRestore .* plot_a on that"
+    ):
         recorded.read_record("x", PAGES, project / "records")
 
 
