@@ -47,6 +47,9 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(collections|numpy|onnx|onnxruntime|pandas|pathlib|torch|transformers)\b.*"),
 ]
 
+linkcheck_ignore = [r"https://doi\.org/"]  # its publishers turn programs away
+linkcheck_timeout = 20
+
 autodoc_typehints = "none"  # the docstrings name the types, with shapes and units
 autodoc_member_order = "bysource"
 autosummary_imported_members = True
