@@ -54,7 +54,8 @@ def tidy(app, document: str, content: list[str]) -> None:
         if not re.search(r"^     - \d*[1-9]\d*\.\d$", text, flags=re.MULTILINE):
             text = re.sub(r"^     - (Mem \(MB\)|\d+\.\d)\n", "", text, flags=re.MULTILINE)
         text = text.replace("     - Mem (MB)\n", "     - GPU memory (MiB)\n")
-        content[0] = re.sub(r"``[./]*/(?:gallery|scripts)/(\w+\.py)``", r"``gallery/\1``", text).replace(" **from all galleries**", "")
+        text = re.sub(r"``[./]*/(?:gallery|scripts)/(\w+\.py)``", r"``gallery/\1``", text)
+        content[0] = text.replace(" **from all galleries**", "")
 
 
 THUMBNAIL = '.. raw:: html\n\n    <div class="sphx-glr-thumbcontainer"'
