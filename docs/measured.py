@@ -2,11 +2,14 @@
 
 import ctypes
 import json
+import re
 import threading
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 RECORDS = DOCS / "recorded"
+MEMORY = re.compile(r"\*\*Estimated memory usage:\*\* +(\d+) MB\n+")
+GPU_MEMORY = "**Most GPU memory in use, above what was when it began:** {} MiB\n\n"
 FACTS = ".measured.json"  # beside a page's rst: the dictionary that its closing call to provenance returned
 
 
@@ -83,7 +86,7 @@ def read_runs(page: str, folder: Path, records: Path = RECORDS) -> dict[str, dic
     if not own.exists():
         return {}
     facts = _facts(own, page)
-    name = f"{facts['device']}, recorded" if (folder / "RECORDED").exists() else f"this run ({facts['mode']})"
+    name = f"{_name(facts)}, recorded" if (folder / "RECORDED").exists() else f"this run ({facts['mode']})"
     runs = {name: facts}
     for path in sorted(records.glob(f"*/{page}{FACTS}")):
         other = _facts(path, page)
@@ -111,7 +114,7 @@ def beside(app, document: str, content: list[str]) -> None:
     folder = Path(app.srcdir) / "auto_gallery"
     runs = read_runs(page, folder)
     text, _, rest = content[0].rpartition(end)
-    rest = rest.replace("**Estimated memory usage:**", "**Most GPU memory in use, above what was when it began:**")
+    rest = MEMORY.sub(lambda found: GPU_MEMORY.format(found[1]) if int(found[1]) else "", rest)
     content[0] = notice(folder / f"{page}.changed") + text + comparison(runs) + end + rest
 
 

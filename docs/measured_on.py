@@ -55,7 +55,8 @@ def _read(folder: Path) -> dict[str, dict]:
 
 
 def _table(machines: dict[str, dict[str, dict]]) -> str:
-    rows = {label: [] for label in ("Device", "CPU", "Driver, CUDA", "Versions", "Commit", "Date", "Pages", "Time (s)")}
+    labels = ["Device", "CPU", "Driver, CUDA", "Versions", "Commit", "Date", "Pages", "Time (s)"]
+    rows = {label: [] for label in [*labels, "Most GPU memory of a page (GiB)"]}
     for pages in machines.values():
         first, *_ = pages.values()
         runtime = f"{first['onnxruntime_package']} {first['onnxruntime']}"
@@ -67,11 +68,8 @@ def _table(machines: dict[str, dict[str, dict]]) -> str:
         rows["Date"].append(max(facts["date"] for facts in pages.values())[:10])
         rows["Pages"].append(str(len(pages)))
         rows["Time (s)"].append(number(sum(facts["time"] for facts in pages.values())))
-        if any(facts["memory"] for facts in pages.values()):
-            peak = max(facts["memory"] for facts in pages.values()) / 1024
-            rows.setdefault("Most GPU memory of a page (GiB)", []).append(number(peak))
-        else:
-            rows.setdefault("Most GPU memory of a page (GiB)", []).append("–")
+        peak = max(facts["memory"] for facts in pages.values()) / 1024
+        rows["Most GPU memory of a page (GiB)"].append(number(peak or None))
     lines = [".. list-table::", "   :header-rows: 1", "   :stub-columns: 1", ""]
     for label, cells in {"": list(machines), **rows}.items():
         lines += [f"   {'* -' if index == 0 else '  -'} {cell}" for index, cell in enumerate([label, *cells])]

@@ -16,7 +16,7 @@ import build
 import measured_on
 from book import PAGES
 from measured import RECORDS
-from recorded import LARGEST, RecordError, add_page, check_run, slug
+from recorded import LARGEST, RecordError, add_page, check_run, page_files, slug
 
 STEMS = [Path(page).stem for page in PAGES]
 
@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     measured_on.write_page(folder / "source")
     gallery = folder / "source" / "auto_gallery"
     for page in pages:
-        for path in gallery.glob(f"{page}.*"):
-            path.unlink()
+        for path in {*gallery.glob(f"{page}.*"), *page_files(page, gallery)}:  # an earlier run's pictures, too
+            path.unlink(missing_ok=True)
     picked = rf"sphinx_gallery_conf.filename_pattern=/({'|'.join(pages)})\.py"
     # Which pages failed is seen by what they left behind: the others are recorded, after Ctrl-C too.
     sphinx = [sys.executable, "-m", "sphinx", "-b", "dummy", "-D", picked, "-c", build.DOCS]

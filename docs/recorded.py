@@ -71,15 +71,14 @@ def check_run(page: str, folder: Path) -> dict:
 
 def add_page(page: str, folder: Path, record: Path, root: Path = ROOT) -> None:
     """Put a page that a build has run into a record, in place of an earlier run of it."""
-    files = page_files(page, folder)
+    contents = {path.relative_to(folder): small(path) for path in page_files(page, folder)}
     for path in [*page_files(page, record), record / f"{page}{MANIFEST}"]:
         path.unlink(missing_ok=True)  # an interrupted copy leaves no manifest, so the page counts as missing
     digests = {}
-    for path in files:
-        target = record / path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(small(path))
-        digests[target.relative_to(record).as_posix()] = hashlib.sha256(target.read_bytes()).hexdigest()
+    for name, content in contents.items():
+        (record / name).parent.mkdir(parents=True, exist_ok=True)
+        (record / name).write_bytes(content)
+        digests[name.as_posix()] = hashlib.sha256(content).hexdigest()
     write_json(record / f"{page}{MANIFEST}", {"package": package_digest(root), "files": digests})
 
 

@@ -63,10 +63,16 @@ def test_a_record_holds_a_page_and_no_other_ones_files(project):
 
 
 def test_images_are_made_smaller_and_nothing_else_changes(project):
+    from PIL import Image
+
     for path in (project / "run").rglob("*"):
         if path.is_file():
             kept = project / "records" / "x" / path.relative_to(project / "run")
-            assert kept.stat().st_size < path.stat().st_size if path.suffix == ".png" else kept.read_bytes()
+            if path.suffix == ".png":
+                assert kept.stat().st_size < path.stat().st_size
+                assert Image.open(kept).tobytes() == Image.open(path).tobytes()
+            else:
+                assert kept.read_bytes() == path.read_bytes()
 
 
 def test_recording_one_page_again_leaves_the_others(project):
@@ -232,6 +238,25 @@ def test_recording_without_a_gpu_says_so(monkeypatch, capsys):
     assert "no such page: plot_nothing. Pages: plot_generate, " in capsys.readouterr().err
 
 
+def test_an_earlier_runs_pictures_are_not_recorded(project, monkeypatch, capsys):
+    """A page that draws fewer pictures than when it was run before: the old ones go before it runs again."""
+    folder = project / "build"
+    gallery = folder / "source" / "auto_gallery"
+    run_page(gallery, "plot_a", script="an earlier run")
+    (gallery / "images" / "sphx_glr_plot_a_002.png").write_bytes(b"old")
+    for module, name, value in [
+        *[(build, "ROOT", project), (build, "find_device", lambda: "NVIDIA X"), (record, "STEMS", PAGES)],
+        *[(build, "build_folder", lambda fast, device: folder), (build, "prepare", lambda *arguments: None)],
+        *[(measured_on, "write_page", lambda source: None), (record, "RECORDS", project / "records")],
+        (record.subprocess, "run", lambda *arguments, **options: run_page(gallery, "plot_a")),
+    ]:
+        monkeypatch.setattr(module, name, value)
+    assert record.main(["plot_a"]) == 0
+    assert "plot_a: 12 s, 2048 MiB of GPU memory, CUDAExecutionProvider" in capsys.readouterr().out
+    images = {path.name for path in (project / "records" / "nvidia-x" / "images").glob("*.png")}
+    assert images == {"sphx_glr_plot_a_001.png", "sphx_glr_plot_a_001_2_00x.png"}
+
+
 def test_unknown_record_ends_the_build_before_it_begins(capsys):
     with pytest.raises(SystemExit):
         build.main(["--recorded", "abacus"])
@@ -264,16 +289,21 @@ def test_a_recorded_page_is_not_compared_with_itself(project):
     (project / "run" / "RECORDED").touch()
     runs = measured.read_runs("plot_a", project / "run", project / "records")
     assert list(runs) == ["NVIDIA X, recorded"]
+    run_page(project / "run", "plot_a", FACTS | {"device": "cpu"})
+    assert next(iter(measured.read_runs("plot_a", project / "run", project / "records"))) == "CPU, 8 cores, recorded"
 
 
 def test_comparison_and_notice_are_put_into_the_page(project, monkeypatch):
     gallery = project / "source" / "auto_gallery"
     run_page(gallery, "plot_a")
-    end = ".. rst-class:: sphx-glr-timing\n\n   **Estimated memory usage:**  5 MB\n"
+    end = ".. rst-class:: sphx-glr-timing\n\n   **Estimated memory usage:**  5 MB\n\n"
     app = SimpleNamespace(srcdir=project / "source")
     measured.beside(app, "auto_gallery/plot_a", content := [f"text\n{end}"])
     assert content[0].startswith("text\n.. list-table:: The figures of this page")
-    assert content[0].endswith("**Most GPU memory in use, above what was when it began:**  5 MB\n")
+    assert content[0].endswith("**Most GPU memory in use, above what was when it began:** 5 MiB\n\n")
+    measured.beside(app, "auto_gallery/plot_a", without := [f"text\n{end.replace('5 MB', '0 MB')}"])
+    assert "memory in use" not in without[0]
+    assert "memory usage" not in without[0]
     (gallery / "plot_a.changed").write_text("It has changed.")
     measured.beside(app, "auto_gallery/plot_a", content := [f"text\n{end}"])
     assert content[0].startswith(".. warning::\n\n   It has changed.\n\ntext\n")
