@@ -88,6 +88,15 @@ def test_a_captured_step_on_pytorch_writes_the_same(llama, dtype):
     assert any(step.graph is not None for step in decoder.steps.kept.values())
 
 
+def test_a_compiled_step_is_captured_and_writes_the_same():
+    loaded = decodeloop.load()
+    decoder = decodeloop.TorchDecoder(loaded.model, compile=True, cuda_graph=True)
+    text = 'def factorial(n):\n    """Return the factorial of n."""'
+    ids = loaded.tokenizer(text, return_tensors="pt").input_ids.cuda()
+    assert torch.equal(decoder.generate(ids), decodeloop.generate(loaded.model, ids))
+    assert all(step.graph is not None for step in decoder.steps.kept.values())
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_quantized_weights_run_on_cuda(tmp_path, bits):
     loaded = decodeloop.load()

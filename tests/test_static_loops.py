@@ -6,6 +6,7 @@ from conftest import build, left_padded, prompt_ids
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
 from decodeloop import TorchDecoder, generate
+from decodeloop.merged_linear import linears_of_one_input, with_merged_linears
 
 
 def test_tokens_are_those_of_generate_while_the_buffers_grow(llama):
@@ -24,11 +25,41 @@ def test_learned_positions_are_counted_from_each_rows_start():
     assert torch.equal(TorchDecoder(model).generate(ids, **options), model.generate(ids, do_sample=False, **options))
 
 
-def test_a_compiled_step_writes_the_same(phi):
-    ids = prompt_ids(1, 6)
-    decoder = TorchDecoder(phi, compile=True)
-    decoder.forward = torch.compile(phi.forward, dynamic=False, backend="eager")  # needs no C++ compiler
-    assert torch.equal(decoder.generate(ids, max_new_tokens=10), generate(phi, ids, max_new_tokens=10))
+@pytest.mark.parametrize(("name", "products"), [("phi", 1 + 3 * 2), ("llama", 1 + 4 * 2)])
+def test_a_compiled_step_writes_the_same_with_fewer_products(name, products, request):
+    model, seen = request.getfixturevalue(name), []
+
+    def backend(graph, inputs):  # torch's own needs a C++ compiler
+        seen.append(
+            sum(
+                node.target is torch.nn.functional.linear or node.target is torch._C._nn.linear
+                for node in graph.graph.nodes
+            )
+        )
+        return graph.forward
+
+    decoder = TorchDecoder(model, compile=True)
+    decoder.forward = torch.compile(with_merged_linears(model).forward, dynamic=False, backend=backend)
+    ids, mask = left_padded([6, 2])
+    options = {"attention_mask": mask, "max_new_tokens": 10, "eos_token_id": None}
+    assert torch.equal(decoder.generate(ids, **options), generate(model, ids, **options))
+    assert seen == [products]
+
+
+def test_merged_layers_leave_the_model_as_it_was_and_share_its_other_weights(llama):
+    before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
+    first = llama.model.layers[0]
+    names = {"self_attn": ["q_proj", "k_proj", "v_proj"], "mlp": ["gate_proj", "up_proj"]}
+    expected = [[f"model.layers.{i}.{part}.{name}" for name in names[part]] for i in (0, 1) for part in names]
+    assert linears_of_one_input(llama) == expected
+    merged = with_merged_linears(llama)
+    assert llama.model.layers[0] is first
+    assert not any(module._forward_pre_hooks for module in llama.modules())
+    assert llama.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in llama.state_dict().items())
+    assert merged.model.layers[0].mlp.down_proj.weight is first.mlp.down_proj.weight
+    ids = prompt_ids(2, 9)
+    torch.testing.assert_close(merged(ids).logits, llama(ids).logits)
 
 
 def test_a_cache_of_another_loop_is_continued(phi):

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import onnxruntime
 import torch
+from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from decodeloop.cache import cache_to_tensors, tensors_to_cache
@@ -85,11 +86,18 @@ class OnnxDecoder:
                 f"{self.path.name} is in float32, for which GroupQueryAttention has no CUDA kernel: export "
                 'the model in float16 or bfloat16, use exporter="dynamo", or device="cpu".'
             )
-        self._runner = Runner(self.path, device, session_options, cuda_graphs=shared and cuda_graph)
+        self.config, self.eos_token_id, self.pad_token_id = model_facts(facts, self.path)
+        self._runner = Runner(
+            self.path,
+            device,
+            session_options,
+            cuda_graphs=shared and cuda_graph,
+            bits=facts.get("bits"),
+            own_keys=_own_keys(self.config),
+        )
         self.session, self.device = self._runner.session, self._runner.device
         self.providers = self.session.get_providers()
         self._check_signature(self._runner.inputs, self._runner.outputs)
-        self.config, self.eos_token_id, self.pad_token_id = model_facts(facts, self.path)
         vocabulary = self._runner.outputs["logits"].shape[-1]
         self.vocab_size = vocabulary if isinstance(vocabulary, int) else getattr(self.config, "vocab_size", None)
         self.max_positions = getattr(self.config, "max_position_embeddings", None)
@@ -151,6 +159,12 @@ class OnnxDecoder:
                 f"{self.path.name} is not a decoder: it lacks {sorted(missing)} and asks for {sorted(extra)}"
                 " besides input_ids, attention_mask, position_ids and past_key_values."
             )
+
+
+def _own_keys(config: PreTrainedConfig | None) -> bool:
+    """Whether each query head has keys of its own; False where that is not known."""
+    heads = getattr(config, "num_attention_heads", None)
+    return heads is not None and getattr(config, "num_key_value_heads", None) in (None, heads)
 
 
 def onnx_generate(

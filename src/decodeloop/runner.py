@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import onnxruntime
@@ -30,6 +32,10 @@ class Runner:
     session_options : onnxruntime.SessionOptions, optional
     cuda_graphs : bool or "auto"
         Whether steps may be captured; only on CUDA. ``"auto"`` goes on without, and warns, where that fails.
+    bits : int, optional
+        Of the graph's weights, where they are quantized.
+    own_keys : bool
+        Whether each query head has keys of its own: no grouped queries.
 
     Raises
     ------
@@ -43,8 +49,10 @@ class Runner:
         device: torch.device | str,
         session_options: onnxruntime.SessionOptions | None = None,
         cuda_graphs: bool | str = False,
+        bits: int | None = None,
+        own_keys: bool = False,
     ) -> None:
-        self.device = _pick(device)
+        self.device, self.bits, self.own_keys = _pick(device), bits, own_keys
         on_gpu = self.device.type == "cuda"
         self.stream = torch.cuda.Stream(self.device) if on_gpu else None
         self.capture = Capture(cuda_graphs, self.stream)
@@ -112,6 +120,10 @@ class Runner:
             # has some: on two idle cores steps took two thirds of the time with it, on busy ones half as long again.
             options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
             options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
+            if self.stream is not None and self.bits == 8:
+                # TensorRT-LLM's product for weights of 8 bits: 14 % less per step on an H100, 40 % less at 16 rows. For
+                # 4 bits onnxruntime's own is the faster one at one row.
+                options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "1")
         providers: list = ["CPUExecutionProvider"]
         if self.stream is not None:
             cuda = {
@@ -121,14 +133,30 @@ class Runner:
             }
             providers.insert(0, ("CUDAExecutionProvider", cuda))
         onnxruntime.set_default_logger_severity(3)  # no plugin for CUDA is no news: the provider is built in
+        # The kernel "XQA" is made for query heads that share their keys. Where they do not, cuDNN's attention takes
+        # 3.6 us per layer instead of 5 on an H100. There is no other way to say so than the environment.
+        attention = {"ORT_ENABLE_XQA": "0"} if self.own_keys else {}
         try:
-            session = onnxruntime.InferenceSession(path, options, providers=providers)
+            with _environment(attention):
+                session = onnxruntime.InferenceSession(path, options, providers=providers)
         finally:
             onnxruntime.set_default_logger_severity(2)  # onnxruntime's own default
         wanted = "CUDAExecutionProvider" if self.stream is not None else "CPUExecutionProvider"
         if session.get_providers()[0] != wanted:
             raise ValueError(f"asked for {wanted}, and onnxruntime fell back to {session.get_providers()}.")
         return session
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Within the block, these are set unless they are already; after it, the environment is as it was."""
+    new = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
 
 
 def _pick(device: Any) -> torch.device:

@@ -18,6 +18,7 @@ from decodeloop.cache_layers import kv_layers, write_layer
 from decodeloop.cuda_graph import Capture
 from decodeloop.decode import DecodeOptions, decode, run
 from decodeloop.loops import TorchEngine
+from decodeloop.merged_linear import with_merged_linears
 from decodeloop.prompt import Prompt
 from decodeloop.steps import Steps, no_room
 
@@ -37,8 +38,9 @@ class TorchDecoder(TorchEngine):
     cuda_graph : bool or "auto"
         On CUDA: capture a decode step once and replay it. ``"auto"`` goes on without, and warns, where that fails.
     compile : bool
-        Compile the step as well, by ``torch.compile``: fewer kernels, for a minute of compilation for each number of
-        rows and capacity.
+        Compile the step as well, by ``torch.compile``, with one product for all linear layers that read the same:
+        fewer and larger kernels, for a minute of compilation for each number of rows and capacity, and a copy of the
+        weights of these layers.
 
     Raises
     ------
@@ -66,7 +68,7 @@ class TorchDecoder(TorchEngine):
         on_gpu = self.device.type == "cuda"
         self.queues = on_gpu
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
-        self.forward = torch.compile(model.forward, dynamic=False) if compile else model.forward
+        self.forward = torch.compile(with_merged_linears(model).forward, dynamic=False) if compile else model.forward
         self.steps = Steps(self._new_step, capacity)
 
     def generate(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:

@@ -1,0 +1,76 @@
+"""Linear layers that read the same tensor, computed as one product: fewer and larger kernels, the same numbers.
+
+Which layers do is found by watching a model read one token, so this knows no architecture: queries, keys and values
+share an input, gate and up too, and a parallel block reads one for all of these.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from decodeloop.fused_graph import joined_bias
+
+
+class Product:
+    """The linear layers of one input as one product, ``[..., in] -> [..., sum of out]``; kept while it is asked for."""
+
+    def __init__(self, layers: list[nn.Linear]) -> None:
+        self.weight, self.bias = torch.cat([layer.weight.detach() for layer in layers]), joined_bias(*layers)
+        self.value: torch.Tensor | None = None
+
+
+class Columns(nn.Module):
+    """One of these layers: the first that a model calls computes the product, and each takes its columns of it."""
+
+    def __init__(self, product: Product, columns: slice, first: bool, last: bool) -> None:
+        super().__init__()
+        self.product, self.columns, self.first, self.last = product, columns, first, last
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.first:
+            self.product.value = functional.linear(x, self.product.weight, self.product.bias)
+        value = self.product.value[..., self.columns]
+        if self.last:
+            self.product.value = None
+        return value
+
+
+def with_merged_linears(model: PreTrainedModel) -> PreTrainedModel:
+    """A model that computes the same. It shares the weights of the one given, but for those merged, which it copies."""
+    merged = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    for names in linears_of_one_input(model):
+        layers = [model.get_submodule(name) for name in names]
+        product, stop = Product(layers), 0
+        for name, layer in zip(names, layers, strict=True):
+            start, stop = stop, stop + layer.out_features
+            columns = Columns(product, slice(start, stop), first=name == names[0], last=name == names[-1])
+            merged.set_submodule(name, columns)
+    return merged
+
+
+@torch.no_grad()
+def linears_of_one_input(model: PreTrainedModel) -> list[list[str]]:
+    """The names of plain linear layers, as they are called, for each tensor that several of them are given."""
+    inputs: dict[int, tuple[torch.Tensor, list[str]]] = {}  # the tensor itself too: else its id would be given again
+
+    def note(name: str, x: torch.Tensor) -> None:
+        inputs.setdefault(id(x), (x, []))[1].append(name)
+
+    def hook(name: str) -> Any:
+        return lambda module, arguments: note(name, *arguments)
+
+    plain = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+    hooks = [module.register_forward_pre_hook(hook(name)) for name, module in plain.items()]
+    try:
+        model(torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    called = [name for _, names in inputs.values() for name in names]
+    return [names for _, names in inputs.values() if len(names) > 1 and all(called.count(name) == 1 for name in names)]
