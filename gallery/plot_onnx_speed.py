@@ -238,8 +238,16 @@ def compare(loops, paths, operators, new_tokens):
 
 def plot(df, title):
     _, ax = plt.subplots()
-    bars = ax.barh(df.index, df["ms/token"])
-    ax.bar_label(bars, [f"{v:.2f} ms" for v in df["ms/token"]], padding=6)
+    ax.barh(df.index, df["ms/token"])
+    ends = df[["ms/token", "bytes (ms)", "start (ms)"]].max(axis=1)
+    for y, (end, ms) in enumerate(zip(ends, df["ms/token"], strict=True)):
+        ax.annotate(
+            f"{ms:.2f} ms",
+            (end, y),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+        )
     ax.plot(df["bytes (ms)"], df.index, "D", color="C1", label="bytes limit")
     ax.plot(df["start (ms)"], df.index, "s", color="C2", label="start limit")
     ax.set(title=title, xlabel="ms per token")

@@ -10,12 +10,24 @@ from onnx import TensorProto, helper
 
 import decodeloop
 from decodeloop import OnnxDecoder, onnx_generate
+from decodeloop.prompt import Prompt
 
 
 def test_graphs_with_last_logits_decode_the_same(llama, llama_graph):
     ids, mask = left_padded([7, 2, 4])
     expected = decodeloop.generate(llama, ids, attention_mask=mask, max_new_tokens=20)
     assert torch.equal(onnx_generate(llama_graph.path, ids, attention_mask=mask, max_new_tokens=20), expected)
+
+
+def test_the_last_inputs_stay_as_they_were_when_guesses_are_taken_back(phi_graph):
+    decoder = OnnxDecoder(phi_graph.path, device="cpu")
+    decoder.start(Prompt(prompt_ids(2, 9), torch.ones(2, 9, dtype=torch.int64)), 20)
+    decoder.read(prompt_ids(2, 9))
+    decoder.read(prompt_ids(2, 3))  # three guesses, of which one is wrong
+    before = {name: tensor.clone() for name, tensor in decoder.feeds().items()}
+    decoder.rewind(1)
+    assert before["past_key_values.1.value"].shape == (2, 4, 9, 8)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in decoder.feeds().items())
 
 
 def test_a_session_is_returned_and_reused(phi, phi_graph):

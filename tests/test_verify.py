@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import left_padded, prompt_ids
 
-from decodeloop import OnnxDecoder, perplexity, verify
+from decodeloop import OnnxDecoder, TorchDecoder, perplexity, verify
 
 
 def test_pytorch_and_onnx_agree(phi, phi_graph):
@@ -85,6 +85,12 @@ def test_perplexity_leaves_padding_out(phi, phi_shared):
 def test_perplexity_needs_a_second_token(phi):
     with pytest.raises(ValueError, match="at least 2 tokens"):
         perplexity(phi, prompt_ids(3, 1))
+
+
+def test_a_static_cache_is_compared_like_any_other_loop(phi):
+    report = verify(phi, TorchDecoder(phi), prompt_ids(2, 9), max_new_tokens=12, eos_token_id=None)
+    assert report.same_tokens
+    assert report.tokens == 24
 
 
 def test_one_decoder_is_not_compared_with_itself(phi_graph):

@@ -29,7 +29,7 @@ class GrowingCache:
         self.rows, self.length = len(prompt.input_ids), 0
         check_capacity(self.least, prompt.input_ids.shape[1])
         capacity = max(capacity, self.least or 0)
-        self.fed = {}, {}, {}
+        self.fed, self.seen = {}, 0
         if self.rows * capacity > self.positions:
             self.past = self.present = {}  # let go of the old buffers before asking for new ones
             self.positions, asked = 0, self.rows * capacity
@@ -48,7 +48,7 @@ class GrowingCache:
         runner, new, room = self.runner, tokens.shape[1], self.mask.shape[1] - self.length
         if new > room:  # what is bound by address is not checked again
             raise ValueError(f"{new} tokens do not fit in a cache that has room for {room} more.")
-        before = self._filled()
+        before, self.seen = self._filled(), self.length
         self.length += new
         shapes = before | {present_name(name): shape for name, shape in self._filled().items()}
         given = {
@@ -60,15 +60,16 @@ class GrowingCache:
         logits = empty_logits(runner, self.rows, new, self.vocab_size)
         present = {present_name(name): buffer for name, buffer in self.present.items()}
         runner.run(runner.bind(given | self.past, {"logits": logits} | present, shapes))
-        self.fed = given, self.past, before
+        self.fed = given
         self.past, self.present = self.present, self.past
         return logits
 
     @property
     def feeds(self) -> dict[str, torch.Tensor]:
-        """The inputs of the last step, by name."""
-        given, past, shapes = self.fed
-        return given | _fronts(past, shapes)
+        """The inputs of the last step, by name; its past is the front of what the cache holds now."""
+        if not self.fed:
+            return {}
+        return self.fed | {n: t[:, :, : self.seen] for n, t in zip(self.shapes, self.tensors(), strict=True)}
 
     def rewind(self, count: int) -> None:
         """Forget the last ``count`` positions: each head's text lies in one piece, so the rest has to be moved."""
@@ -81,17 +82,13 @@ class GrowingCache:
 
     def tensors(self) -> list[torch.Tensor]:
         """Views of the filled part, flat, each ``[batch, heads, length, head size]``."""
-        return list(_fronts(self.past, self._filled()).values())
+        return [self.past[name][: math.prod(shape)].view(shape) for name, shape in self._filled().items()]
 
     def _allocate(self, positions: int) -> dict[str, torch.Tensor]:
         return allocate(self.runner, {n: (positions * heads * size,) for n, (heads, size) in self.shapes.items()})
 
     def _filled(self) -> dict[str, tuple[int, ...]]:
         return {name: (self.rows, heads, self.length, size) for name, (heads, size) in self.shapes.items()}
-
-
-def _fronts(buffers: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    return {name: buffers[name][: math.prod(shape)].view(shape) for name, shape in shapes.items()}
 
 
 def cache_shapes(runner: Runner) -> dict[str, tuple[int, int]]:

@@ -13,9 +13,10 @@ from decodeloop.decode import Engine
 from decodeloop.loops import TorchEngine
 from decodeloop.onnx_loops import OnnxDecoder
 from decodeloop.prompt import check_prompt
+from decodeloop.static_loops import TorchDecoder
 from decodeloop.stopping import stopping
 
-Decoder = PreTrainedModel | OnnxDecoder | str | os.PathLike
+Decoder = PreTrainedModel | OnnxDecoder | TorchDecoder | str | os.PathLike
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def verify(
 
     Parameters
     ----------
-    reference, candidate : transformers model, OnnxDecoder, or path of an ONNX graph
+    reference, candidate : transformers model, OnnxDecoder, TorchDecoder, or path of an ONNX graph
     prompts : torch.Tensor or sequence of torch.Tensor
         int ``[batch, length]`` each.
     attention_mask : same structure, optional
@@ -118,7 +119,7 @@ def verify(
         raise ValueError(f"max_new_tokens={max_new_tokens}: expected 1 or more, or nothing is compared.")
     ref, cand = _engine(reference), _engine(candidate)
     if ref is cand:
-        raise ValueError("reference and candidate are one OnnxDecoder, which has one cache: open the graph twice.")
+        raise ValueError(f"reference and candidate are one {type(ref).__name__}, which has one cache: open two.")
     if ref.vocab_size != cand.vocab_size:
         raise ValueError(f"the vocabularies differ, {ref.vocab_size} and {cand.vocab_size} tokens: not the same model.")
     if ref.config is not None and cand.config is not None:
@@ -170,7 +171,7 @@ def perplexity(decoder: Decoder, input_ids: torch.Tensor, *, attention_mask: tor
 
     Parameters
     ----------
-    decoder : transformers model, OnnxDecoder, or path of an ONNX graph
+    decoder : transformers model, OnnxDecoder, TorchDecoder, or path of an ONNX graph
     input_ids : torch.Tensor
         int ``[batch, length]``, a text and not a prompt: at least 2 tokens in some row.
     attention_mask : torch.Tensor, optional
@@ -207,10 +208,12 @@ def _keep_largest(steps: list[tuple[float, float]], step: int, worst: tuple[floa
 
 
 def _engine(decoder: Decoder) -> Engine:
-    if isinstance(decoder, OnnxDecoder):
+    if isinstance(decoder, OnnxDecoder | TorchDecoder):
         return decoder
     if isinstance(decoder, PreTrainedModel):
         return TorchEngine(decoder)
     if isinstance(decoder, str | os.PathLike):
         return OnnxDecoder(decoder)
-    raise ValueError(f"{type(decoder).__name__}: expected a transformers model, an OnnxDecoder, or a graph's path.")
+    raise ValueError(
+        f"{type(decoder).__name__}: expected a transformers model, an OnnxDecoder, a TorchDecoder, or a graph's path."
+    )
