@@ -1,8 +1,10 @@
 """The ONNX decoder: sessions reused, buffers that grow, files that are refused."""
 
+import os
 import shutil
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import left_padded, prompt_ids
@@ -153,3 +155,21 @@ def test_a_cache_of_open_sizes_is_named(phi_graph, tmp_path):
     onnx.save(proto, tmp_path / "open.onnx")
     with pytest.raises(ValueError, match=r"past_key_values.0.key has shape .*'heads'.*expected \[batch, heads"):
         OnnxDecoder(tmp_path / "open.onnx", device="cpu")
+
+
+def test_a_kernel_for_shared_keys_is_off_while_a_session_without_them_opens(phi_graph, llama_graph, monkeypatch):
+    seen, session = [], onnxruntime.InferenceSession
+
+    def opened(*arguments, **options):
+        seen.append(os.environ.get("ORT_ENABLE_XQA"))
+        return session(*arguments, **options)
+
+    monkeypatch.delenv("ORT_ENABLE_XQA", raising=False)
+    monkeypatch.setattr("onnxruntime.InferenceSession", opened)
+    OnnxDecoder(phi_graph.path, device="cpu")  # four heads, four of keys
+    OnnxDecoder(llama_graph.path, device="cpu")  # two of keys
+    assert "ORT_ENABLE_XQA" not in os.environ
+    monkeypatch.setenv("ORT_ENABLE_XQA", "1")  # what the user says, holds
+    OnnxDecoder(phi_graph.path, device="cpu")
+    assert seen == ["0", None, "1"]
+    assert os.environ["ORT_ENABLE_XQA"] == "1"
