@@ -51,18 +51,32 @@ def same_tokens(expected: torch.Tensor, got: torch.Tensor, length: int) -> int:
     return int(same.int().cumprod(0).sum())
 
 
+@torch.no_grad()
+def parting(model, expected: torch.Tensor, got: torch.Tensor, position: int) -> str:
+    """How much the model prefers its own token where a loop's first differs, and whether rounding decides there."""
+    if position == expected.shape[1]:
+        return ""
+    got = got.to(expected.device)
+    row = int((expected[:, position] != got[:, position]).nonzero()[0])
+    logits = model(expected[row : row + 1, :position]).logits[0, -1].float()
+    margin = float(logits[expected[row, position]] - logits[got[row, position]])
+    rounding = 32 * torch.finfo(model.dtype).eps * float(logits.abs().max())  # as decodeloop.verify has it
+    return f"{margin:.2g}{' (near tie)' if margin <= rounding else ''}"
+
+
 def compare(model, runs: dict, rows: int, length: int, new: int, repeats: int) -> list[dict]:
     """One row of the table for each loop."""
     generator = torch.Generator().manual_seed(rows * 10000 + length)
     ids = torch.randint(3, model.config.vocab_size, (rows, length), generator=generator).to(model.device)
     expected = runs["generate"](ids, new)
-    same, working = {}, {}
+    same, lost, working = {}, {}, {}
     for name, run in runs.items():
         try:
             if name != "generate":
                 run(ids, new), run(ids, new)  # buffers, compilation and capture
             got = expected if name == "generate" else run(ids, new)
             same[name], working[name] = same_tokens(expected, got, length), run
+            lost[name] = parting(model, expected, got, length + same[name])
         except Exception as error:  # a peer that cannot do this batch must not end the comparison
             print(f"  {name}, {rows} x {length}: {type(error).__name__}: {str(error).splitlines()[0]}", flush=True)
     timings = decodeloop.prefill_and_decode_all(
@@ -82,6 +96,7 @@ def compare(model, runs: dict, rows: int, length: int, new: int, repeats: int) -
             "x generate": base / t.decode.median,
             "of limit": limit.share(t.decode.median),
             "same tokens": f"{same[name]}/{new}",
+            "margin": lost[name],
         }
         for name, t in timings.items()
     ]
