@@ -75,8 +75,9 @@ def compare(model, runs: dict, rows: int, length: int, new: int, repeats: int) -
             if name != "generate":
                 run(ids, new), run(ids, new)  # buffers, compilation and capture
             got = expected if name == "generate" else run(ids, new)
-            same[name], working[name] = same_tokens(expected, got, length), run
+            same[name] = same_tokens(expected, got, length)
             lost[name] = parting(model, expected, got, length + same[name])
+            working[name] = run
         except Exception as error:  # a peer that cannot do this batch must not end the comparison
             print(f"  {name}, {rows} x {length}: {type(error).__name__}: {str(error).splitlines()[0]}", flush=True)
     timings = decodeloop.prefill_and_decode_all(
