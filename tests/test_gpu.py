@@ -97,6 +97,47 @@ def test_a_compiled_step_is_captured_and_writes_the_same():
     assert all(step.graph is not None for step in decoder.steps.kept.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(77, 300), (5, 4100), (2048, 2048)])
+def test_a_row_times_a_matrix_is_what_linear_gives(shape, dtype):
+    from decodeloop import matvec
+
+    weight = torch.randn(shape, device="cuda", dtype=dtype)
+    for rows, bias in ((1, None), (1, weight[:, 0].contiguous()), (3, None)):
+        x = torch.randn(rows, 1, shape[1], device="cuda", dtype=dtype)
+        exact = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+        got = matvec.linear(x, weight, bias)
+        assert got.dtype == dtype
+        error = (got.double() - exact).abs().max() / exact.abs().max()
+        assert error < 4 * torch.finfo(dtype).eps or (dtype == torch.float32 and error < 1e-3)  # three rows: TF32
+
+
+@pytest.mark.parametrize("size", [64, 48, 256])
+@pytest.mark.parametrize(("rows", "heads", "key_heads", "capacity"), [(1, 4, 4, 64), (2, 8, 2, 320), (40, 16, 4, 1000)])
+def test_one_query_attends_as_pytorchs_function_does(rows, heads, key_heads, capacity, size):
+    from decodeloop import decode_attention
+
+    query = torch.randn(rows, 1, heads, size, device="cuda", dtype=torch.float16).transpose(1, 2)
+    key, value = torch.randn(2, rows, key_heads, capacity, size, device="cuda", dtype=torch.float16)
+    mask = torch.zeros(rows, 1, 1, capacity, device="cuda", dtype=torch.float16)
+    mask[..., capacity // 2 :] = mask[0, ..., : capacity // 4] = torch.finfo(torch.float16).min
+    repeated = (x.double().repeat_interleave(heads // key_heads, 1) for x in (key, value))
+    exact = torch.nn.functional.scaled_dot_product_attention(query.double(), *repeated, attn_mask=mask.double())
+    got, _ = decode_attention.attention(None, query, key, value, mask)
+    torch.testing.assert_close(got.double(), exact.transpose(1, 2), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("lengths", [[30], [30, 4, 11]])
+def test_a_compiled_step_of_grouped_heads_writes_the_same(llama, lengths):
+    model = copy.deepcopy(llama).to("cuda")
+    ids, mask = (t.cuda() for t in left_padded(lengths))
+    options = {"attention_mask": mask, "max_new_tokens": 20, "eos_token_id": None}
+    decoder = decodeloop.TorchDecoder(model, compile=True, cuda_graph=True)
+    report = decodeloop.verify(model, decoder, ids, **options)
+    assert report.same_tokens or report.divergence.near_tie, report
+    assert model.config._attn_implementation == "sdpa"
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_quantized_weights_run_on_cuda(tmp_path, bits):
     loaded = decodeloop.load()

@@ -8,7 +8,7 @@ from conftest import build, left_padded, prompt_ids
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
 from decodeloop import TorchDecoder, generate
-from decodeloop.merged_linear import linears_of_one_input, with_merged_linears
+from decodeloop.merged_linear import linears_by_input, with_merged_linears
 
 
 def test_tokens_are_those_of_generate_while_the_buffers_grow(llama):
@@ -46,15 +46,16 @@ def test_a_compiled_step_writes_the_same_with_fewer_products(name, products, req
 def test_merged_layers_leave_the_model_as_it_was_and_share_its_other_weights(llama):
     before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
     first = llama.model.layers[0]
-    names = {"self_attn": ["q_proj", "k_proj", "v_proj"], "mlp": ["gate_proj", "up_proj"]}
-    expected = [[f"model.layers.{i}.{part}.{name}" for name in names[part]] for i in (0, 1) for part in names]
-    assert linears_of_one_input(llama) == expected
+    parts = [["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ["self_attn.o_proj"]]
+    parts += [["mlp.gate_proj", "mlp.up_proj"], ["mlp.down_proj"]]
+    layers = [[f"model.layers.{i}.{name}" for name in names] for i in (0, 1) for names in parts]
+    assert linears_by_input(llama) == [*layers, ["lm_head"]]
     merged = with_merged_linears(llama)
     assert llama.model.layers[0] is first
     assert not any(module._forward_pre_hooks for module in llama.modules())
     assert llama.state_dict().keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in llama.state_dict().items())
-    assert merged.model.layers[0].mlp.down_proj.weight is first.mlp.down_proj.weight
+    assert merged.model.layers[0].mlp.down_proj.product.weight.data_ptr() == first.mlp.down_proj.weight.data_ptr()
     ids = prompt_ids(2, 9)
     torch.testing.assert_close(merged(ids).logits, llama(ids).logits)
 

@@ -1,7 +1,9 @@
 """Linear layers that read the same tensor, computed as one product: fewer and larger kernels, the same numbers.
 
-Which layers do is found by watching a model read one token, so this knows no architecture: queries, keys and values
-share an input, gate and up too, and a parallel block reads one for all of these.
+On a GPU the product of a single row, which is a decode step of one text, is :mod:`decodeloop.matvec`'s.
+
+Which layers share an input is found by watching a model read one token, so this knows no architecture: queries, keys
+and values do, gate and up do, and a parallel block reads one tensor for all of these.
 """
 
 from __future__ import annotations
@@ -21,8 +23,14 @@ class Product:
     """The linear layers of one input as one product, ``[..., in] -> [..., sum of out]``; kept while it is asked for."""
 
     def __init__(self, layers: list[nn.Linear]) -> None:
-        self.weight, self.bias = torch.cat([layer.weight.detach() for layer in layers]), joined_bias(*layers)
+        weights = [layer.weight.detach() for layer in layers]
+        self.weight = torch.cat(weights) if len(weights) > 1 else weights[0].contiguous()
+        self.bias = joined_bias(*layers)
+        self.linear = linear_for(self.weight.device)
         self.value: torch.Tensor | None = None
+
+    def compute(self, x: torch.Tensor) -> None:
+        self.value = self.linear(x, self.weight, self.bias)
 
 
 class Columns(nn.Module):
@@ -34,17 +42,26 @@ class Columns(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.first:
-            self.product.value = functional.linear(x, self.product.weight, self.product.bias)
+            self.product.compute(x)
         value = self.product.value[..., self.columns]
         if self.last:
             self.product.value = None
         return value
 
 
+def linear_for(device: torch.device) -> Any:
+    """The fastest ``linear(x, weight, bias)`` on a device."""
+    if device.type != "cuda":
+        return functional.linear
+    from decodeloop import matvec  # Triton comes with PyTorch for GPUs only
+
+    return matvec.linear
+
+
 def with_merged_linears(model: PreTrainedModel) -> PreTrainedModel:
     """A model that computes the same. It shares the weights of the one given, but for those merged, which it copies."""
     merged = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-    for names in linears_of_one_input(model):
+    for names in linears_by_input(model):
         layers = [model.get_submodule(name) for name in names]
         product, stop = Product(layers), 0
         for name, layer in zip(names, layers, strict=True):
@@ -55,8 +72,8 @@ def with_merged_linears(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def linears_of_one_input(model: PreTrainedModel) -> list[list[str]]:
-    """The names of plain linear layers, as they are called, for each tensor that several of them are given."""
+def linears_by_input(model: PreTrainedModel) -> list[list[str]]:
+    """The names of plain linear layers that are called once, in that order, for each tensor that they are given."""
     inputs: dict[int, tuple[torch.Tensor, list[str]]] = {}  # the tensor itself too: else its id would be given again
 
     def note(name: str, x: torch.Tensor) -> None:
@@ -73,4 +90,4 @@ def linears_of_one_input(model: PreTrainedModel) -> list[list[str]]:
         for handle in hooks:
             handle.remove()
     called = [name for _, names in inputs.values() for name in names]
-    return [names for _, names in inputs.values() if len(names) > 1 and all(called.count(name) == 1 for name in names)]
+    return [names for _, names in inputs.values() if all(called.count(name) == 1 for name in names)]

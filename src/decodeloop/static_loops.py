@@ -6,6 +6,7 @@ call per token. The cache is transformers' ``StaticCache``.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Unpack
 
@@ -38,9 +39,9 @@ class TorchDecoder(TorchEngine):
     cuda_graph : bool or "auto"
         On CUDA: capture a decode step once and replay it. ``"auto"`` goes on without, and warns, where that fails.
     compile : bool
-        Compile the step as well, by ``torch.compile``, with one product for all linear layers that read the same:
-        fewer and larger kernels, for a minute of compilation for each number of rows and capacity, and a copy of the
-        weights of these layers.
+        Compile the step as well, by ``torch.compile``: fewer and larger kernels, for a minute of compilation for each
+        number of rows and capacity, and a copy of the weights of linear layers that read the same, which become one.
+        On a GPU the products of a single row and the attention are kernels of our own.
 
     Raises
     ------
@@ -68,7 +69,7 @@ class TorchDecoder(TorchEngine):
         on_gpu = self.device.type == "cuda"
         self.queues = on_gpu
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
-        self.forward = torch.compile(with_merged_linears(model).forward, dynamic=False) if compile else model.forward
+        self.forward = torch.compile(for_one_token(model).forward, dynamic=False) if compile else model.forward
         self.steps = Steps(self._new_step, capacity)
 
     def generate(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -101,14 +102,15 @@ class TorchDecoder(TorchEngine):
         self.length += new
         if new == 1 and seen:
             return self.step.run(tokens)
-        logits = self.model(
-            input_ids=tokens,
-            attention_mask=self._mask(new),
-            position_ids=self.prompt.positions(self.length, new),
-            past_key_values=self.step.cache,
-            use_cache=True,
-            **({"logits_to_keep": 1} if self._keeps and not every else {}),
-        ).logits
+        with self.step.writing_at(torch.arange(seen, self.length, device=self.device)) as cache:
+            logits = self.model(
+                input_ids=tokens,
+                attention_mask=self._mask(new),
+                position_ids=self.prompt.positions(self.length, new),
+                past_key_values=cache,
+                use_cache=True,
+                **({"logits_to_keep": 1} if self._keeps and not every else {}),
+            ).logits
         self.step.set_length(self.prompt, self.length)
         return logits
 
@@ -154,6 +156,36 @@ class TorchDecoder(TorchEngine):
         return StaticStep(self, rows, capacity)
 
 
+def for_one_token(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, made for a step: its linear layers merged, and on a GPU with attention made for one query per row."""
+    fast = with_merged_linears(model)
+    if fast.device.type == "cuda" and fast.config._attn_implementation == "sdpa":
+        from decodeloop.decode_attention import NAME  # Triton comes with PyTorch for GPUs only
+
+        fast.set_attn_implementation(NAME)
+    return fast
+
+
+class PlacedLayer(StaticLayer):
+    """A layer of fixed capacity that is told where to write: transformers' counts for itself, a few kernels each."""
+
+    def __init__(self, capacity: int, places: torch.Tensor) -> None:
+        super().__init__(capacity)
+        self.places = places
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write at the places ``[new]``; the whole buffers."""
+        self.keys.index_copy_(2, self.places, key_states)
+        self.values.index_copy_(2, self.places, value_states)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> torch.Tensor:
+        """The positions before those that are written now."""
+        return self.places[0]
+
+
 class StaticStep:
     """The buffers of one decode step for ``rows`` rows and a capacity, and the step's CUDA graph."""
 
@@ -161,7 +193,11 @@ class StaticStep:
 
     def __init__(self, decoder: TorchDecoder, rows: int, capacity: int) -> None:
         self.decoder, self.capacity, device = decoder, capacity, decoder.device
+        self.tokens, self.positions = (torch.zeros(rows, 1, dtype=torch.int64, device=device) for _ in range(2))
+        self.column = torch.zeros(1, dtype=torch.int64, device=device)
+        self.mask = torch.zeros(rows, 1, 1, capacity, dtype=decoder.model.dtype, device=device)
         self.cache = StaticCache(config=decoder.config, max_cache_len=capacity)
+        self.cache.layers = [PlacedLayer(capacity, self.column) for _ in self.cache.layers]
         pairs = empty_tensors(decoder.config, rows, dtype=decoder.model.dtype, device=device)
         try:
             for layer, keys, values in zip(self.cache.layers, pairs[::2], pairs[1::2], strict=True):
@@ -169,20 +205,26 @@ class StaticStep:
         except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own
             each = sum(tensor.element_size() * tensor.shape[1] * tensor.shape[3] for tensor in pairs)
             raise no_room(device, rows * capacity * each) from error
-        self.tokens, self.positions = (torch.zeros(rows, 1, dtype=torch.int64, device=device) for _ in range(2))
-        self.column = torch.zeros(1, dtype=torch.int64, device=device)
-        self.mask = torch.zeros(rows, 1, 1, capacity, dtype=decoder.model.dtype, device=device)
         self.logits: torch.Tensor | None = None
         self.graph, self.count = None, 0
 
     def set_length(self, prompt: Prompt, length: int) -> None:
         """The buffers hold ``length`` positions of the prompt's rows and what they said."""
-        for layer in self.cache.layers:
-            layer.cumulative_length.fill_(length)
         self.column.fill_(length - 1)
         self.positions.copy_(prompt.positions(length, 1))
         hidden = torch.nn.functional.pad(prompt.mask(length), (0, self.capacity - length)) == 0
         self.mask.zero_().masked_fill_(hidden[:, None, None], torch.finfo(self.mask.dtype).min)
+
+    @contextlib.contextmanager
+    def writing_at(self, places: torch.Tensor) -> Iterator[StaticCache]:
+        """The cache, whose layers write at these places ``[new]`` instead of the step's column."""
+        for layer in self.cache.layers:
+            layer.places = places
+        try:
+            yield self.cache
+        finally:
+            for layer in self.cache.layers:
+                layer.places = self.column
 
     def run(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append one token to each row, ``[rows, 1]``: the logits ``[rows, 1, vocabulary]``, overwritten later."""
@@ -213,5 +255,5 @@ class StaticStep:
             self.logits.copy_(logits)
 
     def _undo(self) -> None:
-        for counter in (self.column, self.positions, *(layer.cumulative_length for layer in self.cache.layers)):
-            counter.sub_(1)
+        self.column.sub_(1)
+        self.positions.sub_(1)
