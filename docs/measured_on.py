@@ -24,6 +24,7 @@ were run and recorded, at full size. ``nox -s docs -- --recorded NAME`` renders 
 FIGURE = """\
 .. figure:: {image}
    :alt: {title}: tokens per second on each machine
+   :class: dark-light
 
    {title}, tokens per second: :ref:`{label}`. Bars are limits, from the bytes that a step must read.
 
