@@ -280,10 +280,10 @@ print("faster than memory can be read:", ", ".join(beaten) or "none")
 gains[1:].rename_axis("change to").round(2) + 0.0  # no -0.0
 
 # %%
-# An operator that is removed also did something, so that most of these gains exceed what was expected. A loop can beat
-# the bytes limit: this small model has a few megabytes, part of which may still lie in the processor's cache from the
-# step before. IO binding saves the copies between host and device; on a CPU there are none to save, and to bind takes
-# time on the host.
+# This leaves out what an operator does once it is started, and not every one takes as long to start, so that a gain can
+# be more than expected, or less. A loop can beat the bytes limit: this small model has a few megabytes, part of which
+# may still lie in the processor's cache from the step before. IO binding saves the copies between host and device; on a
+# CPU there are none to save, and to bind takes time on the host.
 #
 # A longer text
 # =============
