@@ -77,7 +77,7 @@ def main() -> None:
     limit = decodeloop.roofline(model, model.device, length=24 + options.new_tokens // 2)
     with exports(options.folder) as folder:
         dynamo = exported(model, folder / "dynamo.onnx", "dynamo")
-        with mock.patch("decodeloop.export.fusable", return_value=False):
+        with mock.patch("decodeloop.export.write.fusable", return_value=False):
             traced = exported(model, folder / "traced.onnx", "gqa")
         fused = exported(model, folder / "gqa.onnx", "gqa")
         steps = [

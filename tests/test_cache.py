@@ -26,8 +26,8 @@ from transformers import (
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from decodeloop import cache_to_tensors, empty_tensors, get_weight_type, tensors_to_cache, to_any
-from decodeloop.cache import kv_shape, tensors_to_legacy, tensors_to_static
-from decodeloop.rewind import crop_cache
+from decodeloop.caches.convert import kv_shape, tensors_to_legacy, tensors_to_static
+from decodeloop.caches.crop import crop_cache
 
 WINDOW = 5
 HYBRID = {

@@ -100,7 +100,7 @@ def test_a_compiled_step_is_captured_and_writes_the_same():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [(77, 300), (5, 4100), (2048, 2048)])
 def test_a_row_times_a_matrix_is_what_linear_gives(shape, dtype):
-    from decodeloop import matvec
+    from decodeloop.engines.kernels import matvec
 
     weight = torch.randn(shape, device="cuda", dtype=dtype)
     for rows, bias in ((1, None), (1, weight[:, 0].contiguous()), (3, None)):
@@ -115,7 +115,7 @@ def test_a_row_times_a_matrix_is_what_linear_gives(shape, dtype):
 @pytest.mark.parametrize("size", [64, 48, 256])
 @pytest.mark.parametrize(("rows", "heads", "key_heads", "capacity"), [(1, 4, 4, 64), (2, 8, 2, 320), (40, 16, 4, 1000)])
 def test_one_query_attends_as_pytorchs_function_does(rows, heads, key_heads, capacity, size):
-    from decodeloop import decode_attention
+    from decodeloop.engines.kernels import decode_attention
 
     query = torch.randn(rows, 1, heads, size, device="cuda", dtype=torch.float16).transpose(1, 2)
     key, value = torch.randn(2, rows, key_heads, capacity, size, device="cuda", dtype=torch.float16)

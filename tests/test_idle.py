@@ -6,7 +6,7 @@ import time
 import pytest
 
 import decodeloop
-from decodeloop import idle
+from decodeloop.engines import idle
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="needs Linux's /proc/stat")
@@ -47,6 +47,6 @@ def test_a_machine_whose_cores_are_all_busy_is_not_idle():
 
 @pytest.mark.parametrize("is_idle", [True, False])
 def test_threads_spin_on_an_idle_machine_alone(is_idle, phi_graph, monkeypatch):
-    monkeypatch.setattr("decodeloop.runner.is_idle", lambda: is_idle)
+    monkeypatch.setattr("decodeloop.engines.onnx_session.is_idle", lambda: is_idle)
     options = decodeloop.OnnxDecoder(phi_graph.path, device="cpu").session.get_session_options()
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(is_idle))

@@ -10,7 +10,7 @@ from conftest import build
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import decodeloop
-from decodeloop.models import BUNDLED
+from decodeloop.models.load import BUNDLED
 
 PROMPT = '''def print_prime(n):
    """
@@ -136,7 +136,7 @@ def test_a_known_shape_needs_no_network():
 def test_phi_1_5_has_its_published_size():
     from transformers import AutoModelForCausalLM
 
-    from decodeloop.shapes import published_shape
+    from decodeloop.models.shapes import published_shape
 
     config, generation = published_shape("microsoft/phi-1_5")
     with torch.device("meta"):

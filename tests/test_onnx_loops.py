@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 import decodeloop
 from decodeloop import OnnxDecoder, onnx_generate
-from decodeloop.prompt import Prompt
+from decodeloop.decoding.prompt import Prompt
 
 
 def test_graphs_with_last_logits_decode_the_same(llama, llama_graph):

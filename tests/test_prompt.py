@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from decodeloop.prompt import check_prompt
+from decodeloop.decoding.prompt import check_prompt
 
 
 def test_positions_count_each_rows_own_tokens():

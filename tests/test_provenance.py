@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from decodeloop.provenance import Provenance, provenance
+from decodeloop.measuring.provenance import Provenance, provenance
 
 room = importlib.import_module("decodeloop.provenance")  # as an attribute of the package it is the function
 

@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 
 import decodeloop
 from decodeloop import Sampler
-from decodeloop.prompt import check_prompt
+from decodeloop.decoding.prompt import check_prompt
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, -2.0]])
 

@@ -8,7 +8,7 @@ from conftest import build, left_padded, prompt_ids
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
 from decodeloop import TorchDecoder, generate
-from decodeloop.merged_linear import linears_by_input, with_merged_linears
+from decodeloop.engines.kernels.merged_linear import linears_by_input, with_merged_linears
 
 
 def test_tokens_are_those_of_generate_while_the_buffers_grow(llama):

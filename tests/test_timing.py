@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-import decodeloop.timing as room
-from decodeloop.timing import (
+import decodeloop.measuring.timing as room
+from decodeloop.measuring.timing import (
     GenerationTiming,
     Timing,
     measure,

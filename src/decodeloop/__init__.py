@@ -1,27 +1,27 @@
 """decodeloop: decode loops for large language models, on PyTorch and on ONNX Runtime."""
 
-from decodeloop.cache import (
+from decodeloop.caches.convert import (
     cache_to_tensors,
     empty_tensors,
     tensors_to_cache,
     tensors_to_legacy,
     tensors_to_static,
-    to_any,
 )
-from decodeloop.describe import max_diff, string_diff, string_type
-from decodeloop.export import ExportReport, export_onnx
-from decodeloop.flat_decoder import export_inputs
-from decodeloop.lookup import PromptLookup
-from decodeloop.loops import generate, stream
-from decodeloop.models import LoadedModel, get_weight_type, load, unit_test_going
-from decodeloop.onnx_loops import OnnxDecoder, onnx_generate
-from decodeloop.provenance import Provenance, provenance
-from decodeloop.quantize import quantize_onnx
-from decodeloop.rewind import crop_cache
-from decodeloop.roofline import Roofline, roofline
-from decodeloop.sampling import Sampler
-from decodeloop.static_loops import TorchDecoder
-from decodeloop.timing import (
+from decodeloop.caches.crop import crop_cache
+from decodeloop.caches.to_any import to_any
+from decodeloop.decoding.lookup import PromptLookup
+from decodeloop.decoding.sampling import Sampler
+from decodeloop.engines.onnx_decoder import OnnxDecoder, onnx_generate
+from decodeloop.engines.torch_loop import generate, stream
+from decodeloop.engines.torch_static import TorchDecoder
+from decodeloop.export.quantize import quantize_onnx
+from decodeloop.export.traced import export_inputs
+from decodeloop.export.write import ExportReport, export_onnx
+from decodeloop.measuring.agreement import VerifyReport, perplexity, verify
+from decodeloop.measuring.describe import max_diff, string_diff, string_type
+from decodeloop.measuring.provenance import Provenance, provenance
+from decodeloop.measuring.roofline import Roofline, roofline
+from decodeloop.measuring.timing import (
     GenerationTiming,
     Timing,
     measure,
@@ -30,7 +30,7 @@ from decodeloop.timing import (
     prefill_and_decode,
     prefill_and_decode_all,
 )
-from decodeloop.verify import VerifyReport, perplexity, verify
+from decodeloop.models.load import LoadedModel, get_weight_type, load, unit_test_going
 
 __all__ = [
     "ExportReport",

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from decodeloop.onnx_file import METADATA, check_graph_file, save_graph
+from decodeloop.export.file import METADATA, check_graph_file, save_graph
 
 QUANTIZED = ("MatMulNBits", "GatherBlockQuantized", "MatMulBnb4", "DequantizeLinear", "MatMulInteger")
 

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import inspect
-import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import onnx_ir
 import torch
+from onnxscript import opset20 as op
 from torch.overrides import TorchFunctionMode
-from transformers import DynamicCache, PreTrainedModel, cache_utils
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from decodeloop.export.supported import one_line, refuse
 
 #: What attention and experts are traced with: the ways to compute them that PyTorch's exporter can follow.
 ATTENTION = ("eager", "sdpa")
 EXPERTS = "grouped_mm"
-#: Kinds of cache layers whose state is keys and values of each token; the last one's has none, and younger than 5.17.
-CACHE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, getattr(cache_utils, "DummyLayer", None))
-#: Arguments by which models are handed what they keep instead of keys and values, and what that is.
-STATES = {
-    "cache_params": "a recurrent state (state-space or linear attention layers)",
-    "state": "a recurrent state",
-    "mems": "earlier hidden states (mems)",
-    "past_buckets_states": "hashed buckets of hidden states",
-}
 
 
 class FlatDecoder(torch.nn.Module):
@@ -143,50 +136,6 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict, dict]:
     return inputs, dynamic_shapes
 
 
-def refuse(model: PreTrainedModel) -> None:
-    """Raise ValueError, in one line, if the graph's inputs cannot hold what the model needs; else do nothing."""
-    name, config = type(model).__name__, model.config.get_text_config(decoder=True)
-    accepts = inspect.signature(model.forward).parameters
-    if model.config.is_encoder_decoder:
-        raise ValueError(f"{name} has an encoder: expected a decoder-only model.")
-    if getattr(config, "add_cross_attention", False):
-        raise ValueError(f"{name} has cross-attention, to what an encoder made: expected a decoder-only model.")
-    if "past_key_values" not in accepts:
-        states = [argument for argument in accepts if argument in STATES]
-        kept = f"keeps {STATES[states[0]]}" if states else "keeps nothing between steps"
-        raise ValueError(f"{name} {kept}: expected a cache of keys and values (past_key_values).")
-    scaling = getattr(config, "rope_parameters", None) or {}
-    if any("dynamic" in str(p.get("rope_type")) for p in [scaling, *scaling.values()] if isinstance(p, dict)):
-        raise ValueError(f"{name}'s rotary frequencies change with the length of the text: a graph has one set.")
-    try:
-        layers = DynamicCache(config=model.config).layers
-    except Exception as error:
-        raise ValueError(f"transformers makes no cache for {name}: {one_line(error)}") from error
-    for index, layer in enumerate(layers):
-        if type(layer) not in CACHE_LAYERS:
-            kind = (getattr(config, "layer_types", None) or {}) and config.layer_types[index]
-            raise ValueError(
-                f"{name}'s cache holds more than keys and values: layer {index} is a {type(layer).__name__}"
-                f"{f' ({kind})' if kind else ''}."
-            )
-    modules = {sys.modules[type(module).__module__] for module in model.modules()}
-    hides = any(re.match(r"create_(sliding|chunked).*mask", function) for module in modules for function in dir(module))
-    if any(layer.is_sliding for layer in layers) and not hides:
-        raise ValueError(
-            f"{name}'s cache forgets what lies outside its window of {config.sliding_window}, and its mask does not "
-            "hide it: the prompt sees all of the text and the answer does not, and a graph has one way."
-        )
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of the error at the root of a chain of them, and its type."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
-    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return f"{type(error).__name__}: {first[:200]}"
-
-
 @torch.no_grad()
 def check_trace(decoder: FlatDecoder, program: torch.export.ExportedProgram, inputs: dict) -> None:
     """Raise ValueError unless the trace computes what the model does, with an empty cache and with a longer one.
@@ -247,3 +196,29 @@ def exportable(model: PreTrainedModel) -> Iterator[None]:
             setattr(config, name, value)
         for module in training:
             module.training = True
+
+
+def grouped_mm(rows, weights, ends, bias=None, out_dtype=None):
+    """Experts: each row times the matrix of its group, ``[M, K], [G, K, N], [G] -> [M, N]``.
+
+    The rows are sorted by group; ``ends[g]`` is where group ``g`` ends. Each group becomes a product of its own, over
+    no rows if no token was sent to that expert, so the graph reads only what PyTorch reads, whatever the text.
+    """
+    groups = weights.shape[0]
+    axis = op.Constant(value_ints=[0])
+    ends = op.Cast(ends, to=onnx_ir.DataType.INT64)
+    start, products = op.Constant(value_ints=[0]), []
+    for group in range(groups):
+        index = op.Constant(value_ints=[group])
+        end = op.Gather(ends, index)
+        part = op.Slice(rows, start, end, axis)
+        products.append(op.MatMul(part, op.Squeeze(op.Gather(weights, index), axis)))
+        start = end
+    return op.Concat(*products, axis=0)
+
+
+#: What ``torch.onnx.export`` takes as its ``custom_translation_table``.
+TRANSLATIONS = {
+    torch.ops.transformers.grouped_mm_fallback.default: grouped_mm,
+    torch.ops.aten._grouped_mm.default: grouped_mm,
+}

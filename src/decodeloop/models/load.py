@@ -14,10 +14,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
-from decodeloop.hub import download
-from decodeloop.shapes import SHAPES, published_shape
+from decodeloop.models.hub import download
+from decodeloop.models.shapes import SHAPES, published_shape
 
-BUNDLED = Path(__file__).parent / "bundled"
+BUNDLED = Path(__file__).parents[1] / "bundled"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def load(
         ``"auto"`` is float32 on a CPU and the checkpoint's own type on a GPU.
     random_weights : bool
         Build the model's shape with random weights (always the same ones) instead of loading its weights. For the
-        shapes in ``decodeloop.shapes`` this needs no network; the tokenizer is then the bundled one, unless the
+        shapes in ``decodeloop.models.shapes`` this needs no network; the tokenizer is then the bundled one, unless the
         model's own is in the local cache.
 
     Returns

@@ -14,14 +14,14 @@ import torch
 from transformers import PreTrainedModel, StaticCache
 from transformers.cache_utils import Cache, StaticLayer
 
-from decodeloop.cache import cache_to_tensors, check_cache, empty_tensors, tensors_to_cache
-from decodeloop.cache_layers import kv_layers, write_layer
-from decodeloop.cuda_graph import Capture
-from decodeloop.decode import DecodeOptions, decode, run
-from decodeloop.loops import TorchEngine
-from decodeloop.merged_linear import with_merged_linears
-from decodeloop.prompt import Prompt
-from decodeloop.steps import Steps, no_room
+from decodeloop.caches.buffer_pool import Steps, no_room
+from decodeloop.caches.convert import cache_to_tensors, check_cache, empty_tensors, tensors_to_cache
+from decodeloop.caches.layers import kv_layers, write_layer
+from decodeloop.decoding.loop import DecodeOptions, decode, run
+from decodeloop.decoding.prompt import Prompt
+from decodeloop.engines.cuda_graph import Capture
+from decodeloop.engines.kernels.merged_linear import with_merged_linears
+from decodeloop.engines.torch_loop import TorchEngine
 
 
 class TorchDecoder(TorchEngine):
@@ -160,7 +160,7 @@ def for_one_token(model: PreTrainedModel) -> PreTrainedModel:
     """The model, made for a step: its linear layers merged, and on a GPU with attention made for one query per row."""
     fast = with_merged_linears(model)
     if fast.device.type == "cuda" and fast.config._attn_implementation == "sdpa":
-        from decodeloop.decode_attention import NAME  # Triton comes with PyTorch for GPUs only
+        from decodeloop.engines.kernels.decode_attention import NAME  # Triton comes with PyTorch for GPUs only
 
         fast.set_attn_implementation(NAME)
     return fast

@@ -20,7 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.masking_utils import AttentionMaskInterface
 
-from decodeloop.cache import cache_to_tensors
+from decodeloop.caches.convert import cache_to_tensors
 
 NAME = "decodeloop_gqa"
 

@@ -6,9 +6,10 @@ import math
 
 import torch
 
-from decodeloop.prompt import Prompt
-from decodeloop.runner import Runner
-from decodeloop.steps import check_capacity, no_room
+from decodeloop.caches.buffer_pool import check_capacity
+from decodeloop.decoding.prompt import Prompt
+from decodeloop.engines.onnx_buffers import allocate, cache_shapes, check_tensors, empty_logits, present_name
+from decodeloop.engines.onnx_session import Runner
 
 
 class GrowingCache:
@@ -89,68 +90,3 @@ class GrowingCache:
 
     def _filled(self) -> dict[str, tuple[int, ...]]:
         return {name: (self.rows, heads, self.length, size) for name, (heads, size) in self.shapes.items()}
-
-
-def cache_shapes(runner: Runner) -> dict[str, tuple[int, int]]:
-    """Name of each cache input to its (heads, head size), in the order of the graph.
-
-    Raises
-    ------
-    ValueError
-        If the graph leaves them open, so that no buffer can be made.
-    """
-    shapes = {n: (i.shape[1], i.shape[3]) for n, i in runner.inputs.items() if n.startswith("past_key_values.")}
-    for name, shape in shapes.items():
-        if not all(isinstance(size, int) for size in shape):
-            raise ValueError(
-                f"{name} has shape {runner.inputs[name].shape}: expected [batch, heads, length, head size] with "
-                "numbers for heads and head size. Run that graph with the program that it was made for."
-            )
-    return shapes
-
-
-def allocate(runner: Runner, shapes: dict[str, tuple[int, ...]], zeros: bool = False) -> dict[str, torch.Tensor]:
-    """A buffer for each cache input.
-
-    Raises
-    ------
-    MemoryError
-        If there is no room for them: how many bytes were asked for.
-    """
-    make = torch.zeros if zeros else torch.empty
-    try:
-        return {name: make(shape, dtype=runner.dtype(name), device=runner.device) for name, shape in shapes.items()}
-    except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own
-        asked = sum(math.prod(shape) * runner.dtype(name).itemsize for name, shape in shapes.items())
-        raise no_room(runner.device, asked) from error
-
-
-def present_name(name: str) -> str:
-    """The output that belongs to a cache input: ``past_key_values.0.key`` gives ``present.0.key``."""
-    return name.replace("past_key_values.", "present.")
-
-
-def empty_logits(runner: Runner, rows: int, new: int, vocab_size: int) -> torch.Tensor:
-    """What a step's logits are written to: ``[rows, new, vocabulary]``, or one position where the graph gives one."""
-    positions = 1 if runner.outputs["logits"].shape[1] == 1 else new
-    return torch.empty(rows, positions, vocab_size, dtype=runner.dtype("logits"), device=runner.device)
-
-
-def check_tensors(tensors: list[torch.Tensor], shapes: dict[str, tuple[int, int]], rows: int) -> int:
-    """The length of flat tensors that fit a graph's cache.
-
-    Raises
-    ------
-    ValueError
-        If they do not: another number of layers, heads or rows, or another head size.
-    """
-    expected = [(rows, heads, size) for heads, size in shapes.values()]
-    got = [(t.shape[0], t.shape[1], t.shape[3]) for t in tensors]
-    lengths = sorted({t.shape[2] for t in tensors})
-    if got != expected or len(lengths) != 1:
-        raise ValueError(
-            f"past_key_values has {len(got) // 2} layers of (rows, heads, head size) {got[:1]} and lengths {lengths}; "
-            f"this graph expects {len(expected) // 2} layers of {expected[:1]}, all of one length. Is it the cache of "
-            "another model?"
-        )
-    return lengths[0]

@@ -16,6 +16,8 @@ from onnx_ir.tape import Tape
 from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype
 from torch import nn
 
+from decodeloop.models.linears import joined_bias, rms
+
 #: How activations of transformers are computed in one node: operator, its domain and attributes.
 ACTIVATIONS: dict[str, tuple[str, str, dict[str, float]]] = {
     "gelu": ("Gelu", "com.microsoft", {}),
@@ -124,17 +126,3 @@ class FusedGraph:
             name=name,
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="decodeloop")
-
-
-def rms(module: nn.Module) -> bool:
-    """Whether a norm divides by the root of the mean square alone, without a mean and a bias."""
-    return not isinstance(module, nn.LayerNorm)
-
-
-def joined_bias(*layers: nn.Linear) -> torch.Tensor | None:
-    """The biases of layers whose products are merged, zero where there is none; None if no layer has one."""
-    if all(layer.bias is None for layer in layers):
-        return None
-    return torch.cat(
-        [layer.weight.new_zeros(layer.out_features) if b is None else b for layer in layers for b in [layer.bias]]
-    )

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from decodeloop.growing_cache import allocate, cache_shapes, check_tensors, empty_logits, present_name
-from decodeloop.prompt import Prompt
-from decodeloop.runner import Runner
-from decodeloop.steps import Steps
+from decodeloop.caches.buffer_pool import Steps
+from decodeloop.decoding.prompt import Prompt
+from decodeloop.engines.onnx_buffers import allocate, cache_shapes, check_tensors, empty_logits, present_name
+from decodeloop.engines.onnx_session import Runner
 
 
 class SharedCache:

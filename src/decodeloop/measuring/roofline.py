@@ -11,11 +11,11 @@ import onnx_ir as ir
 import torch
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
-from decodeloop.cache import empty_tensors
-from decodeloop.cache_layers import kv_layers
-from decodeloop.models import get_weight_type
-from decodeloop.onnx_file import check_graph_file, graph_facts, model_facts
-from decodeloop.timing import memory_bandwidth
+from decodeloop.caches.convert import empty_tensors
+from decodeloop.caches.layers import kv_layers
+from decodeloop.export.file import check_graph_file, graph_facts, model_facts
+from decodeloop.measuring.timing import memory_bandwidth
+from decodeloop.models.load import get_weight_type
 
 #: Operators that read a few rows of a table, not all of it, and from which of their inputs on.
 GATHERING = {"Gather": 0, "GatherBlockQuantized": 0, "GroupQueryAttention": 7}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers.cache_utils import Cache
 
-from decodeloop.cache_layers import is_empty, kv_layers, read_layer, tokens_needed, write_layer
+from decodeloop.caches.layers import is_empty, kv_layers, read_layer, tokens_needed, write_layer
 
 
 def crop_cache(cache: Cache, length: int) -> Cache:

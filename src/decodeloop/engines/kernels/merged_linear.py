@@ -1,6 +1,6 @@
 """Linear layers that read the same tensor, computed as one product: fewer and larger kernels, the same numbers.
 
-On a GPU the product of a single row, which is a decode step of one text, is :mod:`decodeloop.matvec`'s.
+On a GPU the product of a single row, which is a decode step of one text, is :mod:`decodeloop.engines.kernels.matvec`'s.
 
 Which layers share an input is found by watching a model read one token, so this knows no architecture: queries, keys
 and values do, gate and up do, and a parallel block reads one tensor for all of these.
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from decodeloop.fused_graph import joined_bias
+from decodeloop.models.linears import joined_bias
 
 
 class Product:
@@ -53,7 +53,7 @@ def linear_for(device: torch.device) -> Any:
     """The fastest ``linear(x, weight, bias)`` on a device."""
     if device.type != "cuda":
         return functional.linear
-    from decodeloop import matvec  # Triton comes with PyTorch for GPUs only
+    from decodeloop.engines.kernels import matvec  # Triton comes with PyTorch for GPUs only
 
     return matvec.linear
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from decodeloop.decode import Engine
-from decodeloop.loops import TorchEngine
-from decodeloop.onnx_loops import OnnxDecoder
-from decodeloop.prompt import check_prompt
-from decodeloop.static_loops import TorchDecoder
-from decodeloop.stopping import stopping
+from decodeloop.decoding.loop import Engine
+from decodeloop.decoding.prompt import check_prompt
+from decodeloop.decoding.stopping import stopping
+from decodeloop.engines.onnx_decoder import OnnxDecoder
+from decodeloop.engines.torch_loop import TorchEngine
+from decodeloop.engines.torch_static import TorchDecoder
 
 Decoder = PreTrainedModel | OnnxDecoder | TorchDecoder | str | os.PathLike
 

@@ -22,7 +22,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from decodeloop.prompt import Prompt
+from decodeloop.decoding.prompt import Prompt
 
 #: ``choose(tokens so far [batch, length], logits [batch, vocabulary]) -> next tokens [batch]``
 Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

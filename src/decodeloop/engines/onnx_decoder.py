@@ -12,15 +12,16 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from decodeloop.cache import cache_to_tensors, tensors_to_cache
-from decodeloop.decode import DecodeOptions, decode, run
-from decodeloop.growing_cache import GrowingCache, present_name
-from decodeloop.models import pick_device
-from decodeloop.onnx_file import check_graph_file, graph_facts, model_facts
-from decodeloop.prompt import Prompt
-from decodeloop.runner import Runner
-from decodeloop.shared_cache import SharedCache
-from decodeloop.steps import check_capacity
+from decodeloop.caches.buffer_pool import check_capacity
+from decodeloop.caches.convert import cache_to_tensors, tensors_to_cache
+from decodeloop.decoding.loop import DecodeOptions, decode, run
+from decodeloop.decoding.prompt import Prompt
+from decodeloop.engines.onnx_buffers import present_name
+from decodeloop.engines.onnx_growing_cache import GrowingCache
+from decodeloop.engines.onnx_session import Runner
+from decodeloop.engines.onnx_shared_cache import SharedCache
+from decodeloop.export.file import check_graph_file, graph_facts, model_facts
+from decodeloop.models.load import pick_device
 
 
 class OnnxDecoder:

@@ -6,15 +6,14 @@ Every tensor is ``[batch, heads, length, head size]``.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedConfig, StaticCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from decodeloop.cache_layers import is_empty, kv_layers, read_layer, tokens_needed, write_layer
+from decodeloop.caches.layers import is_empty, kv_layers, read_layer, tokens_needed, write_layer
 
 
 def cache_to_tensors(cache: Cache | Sequence) -> list[torch.Tensor]:
@@ -207,37 +206,6 @@ def empty_tensors(
     return [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes for _ in range(2)]
 
 
-def to_any(nested: Any, device_or_dtype: torch.device | torch.dtype | str) -> Any:
-    """Move everything in a nested structure to a device, or cast its floating-point tensors to a dtype.
-
-    Tensors of integers and booleans keep their type; what holds no tensor is returned as it is. Lists, tuples,
-    sets, mappings, transformers' caches and modules are followed; a cache is rebuilt, not changed in place.
-
-    Parameters
-    ----------
-    nested : Any
-        A tensor, a module, a cache, or containers of these.
-    device_or_dtype : torch.device, torch.dtype or str
-        ``"cuda"``, ``torch.float16``, ...
-    """
-    if isinstance(nested, torch.Tensor):
-        if isinstance(device_or_dtype, torch.dtype) and not nested.is_floating_point():
-            return nested
-        return nested.to(device_or_dtype)
-    if isinstance(nested, torch.nn.Module):
-        return nested.to(device_or_dtype)
-    if isinstance(nested, Cache):
-        return _convert_cache(nested, device_or_dtype)
-    if isinstance(nested, Mapping):
-        items = {key: to_any(value, device_or_dtype) for key, value in nested.items()}
-        return items if type(nested) is dict else type(nested)(items)
-    if isinstance(nested, tuple) and hasattr(nested, "_fields"):
-        return type(nested)(*(to_any(item, device_or_dtype) for item in nested))
-    if isinstance(nested, list | tuple | set):
-        return type(nested)(to_any(item, device_or_dtype) for item in nested)
-    return nested
-
-
 def _pair(item: Any, index: int) -> tuple:
     """One layer of the legacy format; iterating a DynamicCache adds the window's size, or None, as a third."""
     keys, values, *more = item
@@ -278,18 +246,3 @@ def _check_heads(pairs: Sequence, config: PreTrainedConfig) -> None:
                 f"layer {index} has {keys.shape[1]} heads of size {keys.shape[3]}; the configuration "
                 f"({config.model_type}) has {expected[0]} of size {expected[1]}. Do they belong to the same model?"
             )
-
-
-def _convert_cache(cache: Cache, device_or_dtype: torch.device | torch.dtype | str) -> Cache:
-    cache = copy.deepcopy(cache)
-    parts = [cache, getattr(cache, "self_attention_cache", None), getattr(cache, "cross_attention_cache", None)]
-    for part in parts:
-        for layer in getattr(part, "layers", []):
-            for name, value in list(vars(layer).items()):
-                if isinstance(value, torch.Tensor):
-                    setattr(layer, name, to_any(value, device_or_dtype))
-            if isinstance(device_or_dtype, torch.dtype):
-                layer.dtype = device_or_dtype
-            elif getattr(layer, "device", None) is not None:
-                layer.device = torch.device(device_or_dtype)
-    return cache

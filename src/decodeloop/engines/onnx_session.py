@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -12,10 +13,9 @@ from typing import Any
 import onnxruntime
 import torch
 
-from decodeloop.cuda_graph import Capture
-from decodeloop.idle import is_idle
-from decodeloop.models import pick_device
-from decodeloop.onnx_file import TYPES
+from decodeloop.engines.cuda_graph import Capture
+from decodeloop.export.file import TYPES
+from decodeloop.models.load import pick_device
 
 SPIN = 400  # microseconds that a thread without work waits at most before it sleeps: about a short step's pauses
 NUMBERS = dict(TYPES.values())  # torch's element types -> ONNX's numbers
@@ -168,3 +168,31 @@ def _pick(device: Any) -> torch.device:
         warnings.warn(f"torch sees a GPU, but {lacking}. Running on the CPU.", stacklevel=4)
         return torch.device("cpu")
     return picked
+
+
+def idle_cores(seconds: float = 0.05) -> float | None:
+    """How many cores had nothing to do for a moment, this process left out; None where the system does not tell.
+
+    Reads Linux's ``/proc/stat``, which counts the whole machine, in a container too. Sleeps for ``seconds``.
+    """
+    try:
+        before, start = _idle_seconds(), time.perf_counter()
+        ours = sum(os.times()[:2])
+        time.sleep(seconds)
+        idle, passed = _idle_seconds() - before, time.perf_counter() - start
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+    return (idle + sum(os.times()[:2]) - ours) / passed
+
+
+def is_idle() -> bool:
+    """Whether three quarters of the cores that this process may use have nothing to do, or nobody can say."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    idle = idle_cores()
+    return idle is None or idle >= 0.75 * cores
+
+
+def _idle_seconds() -> float:
+    with open("/proc/stat") as file:
+        idle, waiting = file.readline().split()[4:6]
+    return (int(idle) + int(waiting)) / os.sysconf("SC_CLK_TCK")

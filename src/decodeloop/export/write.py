@@ -16,20 +16,20 @@ import onnx
 import torch
 from transformers import PreTrainedModel
 
-from decodeloop.flat_decoder import (
+from decodeloop.export.file import METADATA, save_graph
+from decodeloop.export.fused import fusable, fused_decoder
+from decodeloop.export.supported import one_line
+from decodeloop.export.traced import (
+    TRANSLATIONS,
     FlatDecoder,
     check_trace,
     export_inputs,
     exportable,
     filled_layers,
     flat_tensors,
-    one_line,
 )
-from decodeloop.fused_decoder import fusable, fused_decoder
-from decodeloop.gqa import GqaDecoder, gqa_attentions, gqa_inputs
-from decodeloop.models import get_weight_type
-from decodeloop.onnx_file import METADATA, save_graph
-from decodeloop.onnx_ops import TRANSLATIONS
+from decodeloop.export.traced_gqa import GqaDecoder, gqa_attentions, gqa_inputs
+from decodeloop.models.load import get_weight_type
 
 EXPORTERS = ("dynamo", "gqa")
 DEFAULT_LOGITS = {"dynamo": "all", "gqa": "last"}

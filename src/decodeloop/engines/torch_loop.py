@@ -10,16 +10,16 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from decodeloop.cache import check_cache, tensors_to_cache
-from decodeloop.decode import DecodeOptions, decode, run
-from decodeloop.lookup import PromptLookup
-from decodeloop.prompt import Prompt
-from decodeloop.sampling import Sampler
-from decodeloop.stopping import TokenIds
+from decodeloop.caches.convert import check_cache, tensors_to_cache
+from decodeloop.decoding.lookup import PromptLookup
+from decodeloop.decoding.loop import DecodeOptions, decode, run
+from decodeloop.decoding.prompt import Prompt
+from decodeloop.decoding.sampling import Sampler
+from decodeloop.decoding.stopping import TokenIds
 
 
 class TorchEngine:
-    """A transformers decoder with a cache that grows: :class:`decodeloop.decode.Engine` on PyTorch."""
+    """A transformers decoder with a cache that grows: :class:`decodeloop.decoding.loop.Engine` on PyTorch."""
 
     queues = False  # a sliding window cannot be rewound
 

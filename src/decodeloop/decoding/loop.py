@@ -1,8 +1,8 @@
 """The decode loop, apart from any engine: which token is chosen, when a row stops, what its padding is.
 
-An *engine* knows how to run a model and where its cache is; the loop knows everything else. The PyTorch engine in
-:mod:`decodeloop.loops` and the ONNX Runtime one in :mod:`decodeloop.onnx_loops` are driven by the same :func:`decode`,
-so they cannot differ in anything but the logits.
+An *engine* knows how to run a model and where its cache is; the loop knows everything else. The engines of
+:mod:`decodeloop.engines`, on PyTorch and on ONNX Runtime, are driven by the same :func:`decode`, so they cannot differ
+in anything but the logits.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, Protocol, TypedDict, Unpack
 import torch
 from transformers.cache_utils import Cache
 
-from decodeloop.lookup import PromptLookup
-from decodeloop.prompt import Prompt, check_prompt
-from decodeloop.sampling import Choose, Sampler, greedy
-from decodeloop.stopping import Stopping, TokenIds, Watch, stopping
+from decodeloop.decoding.lookup import PromptLookup
+from decodeloop.decoding.prompt import Prompt, check_prompt
+from decodeloop.decoding.sampling import Choose, Sampler, greedy
+from decodeloop.decoding.stopping import Stopping, TokenIds, Watch, stopping
 
 
 class DecodeOptions(TypedDict, total=False):

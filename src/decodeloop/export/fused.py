@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from decodeloop.fused_graph import ACTIVATIONS, FusedGraph, joined_bias
+from decodeloop.export.fused_nodes import ACTIVATIONS, FusedGraph
+from decodeloop.models.linears import joined_bias
 
 #: Models whose layers are sequential, and those whose layers are parallel: by exact class, since a subclass may differ.
 SEQUENTIAL = (
