@@ -246,7 +246,7 @@ rows = {}
 for name, r in reports.items():
     found = decodeloop.verify(model, decodeloop.OnnxDecoder(r.path), ids)
     assert found.same_tokens or found.divergence.near_tie
-    assert found.max_logit_diff < 1e-3 or not exact
+    assert found.max_logit_diff < (1e-3 if exact else 0.2)
     agreed = f"{found.agreed} of {found.tokens}"
     nodes = sum(r.operators.values())
     rows[name] = r.seconds, r.bytes / 2**20, nodes, agreed, found.max_logit_diff

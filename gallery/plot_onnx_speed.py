@@ -131,10 +131,12 @@ def loop(name):
 
 
 loops = {name: loop(name) for name in ("numpy feeds", *decoders)}
-first, second = (loops[n](ids, 40).cpu() for n in ("numpy feeds", "IO binding"))
-same = int((first == second).sum()) - ids.shape[1]
-print(f"numpy feeds: {same} of 40 tokens as with IO binding")
-assert same == 40 or model.dtype != torch.float32
+text = loops["numpy feeds"](ids, 40).to(model.device)
+with torch.no_grad():
+    logits = model(text).logits[0, ids.shape[1] - 1 : -1].float()
+lost = logits.amax(-1) - logits.gather(-1, text[0, ids.shape[1] :, None])[:, 0]
+print(f"numpy feeds: tokens at most {lost.max():.2g} below PyTorch's best logit")
+assert lost.max() <= 32 * torch.finfo(model.dtype).eps * logits.abs().max()
 
 # %%
 # What does an operator cost that does nothing?

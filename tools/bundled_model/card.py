@@ -68,7 +68,7 @@ The pages' prompt and what the model adds to it:
 $page
 ```
 
-To measure this again: `python tools/evaluate_bundled_model.py`.
+To measure this again: `python tools/bundled_model/evaluate.py`.
 """)
 
 KINDS = ("combinations", "wordings", "blank names", "endings", "page")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import left_padded, prompt_ids
+from helpers import left_padded, prompt_ids
 
 import decodeloop
 from decodeloop import Sampler

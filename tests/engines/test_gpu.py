@@ -5,7 +5,7 @@ import copy
 import onnxruntime
 import pytest
 import torch
-from conftest import left_padded, prompt_ids
+from helpers import left_padded, prompt_ids
 
 import decodeloop
 

@@ -1,14 +1,9 @@
 """The bundled model's training and files, at a size that takes seconds."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-
 from bundled_model import corpus
 from bundled_model.card import model_card
 from bundled_model.evaluation import complete, evaluate, make_tasks

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import SMALL, build, prompt_ids
+from helpers import SMALL, build, prompt_ids
 from transformers import (
     DeepseekV3Config,
     DynamicCache,

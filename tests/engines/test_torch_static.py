@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from conftest import build, left_padded, prompt_ids
+from helpers import build, left_padded, prompt_ids
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
 from decodeloop import TorchDecoder, generate

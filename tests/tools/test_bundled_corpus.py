@@ -3,15 +3,10 @@
 import ast
 import random
 import re
-import sys
-from pathlib import Path
 from textwrap import indent
 from typing import ClassVar
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-
 from bundled_model import corpus, exercises
 from bundled_model.check import verdict, verdicts
 from bundled_model.evaluation import ENDINGS, make_tasks

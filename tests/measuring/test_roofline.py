@@ -1,7 +1,7 @@
 """The limit: which bytes are counted."""
 
 import pytest
-from conftest import SMALL, build
+from helpers import SMALL, build
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 import decodeloop

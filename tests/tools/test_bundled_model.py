@@ -1,17 +1,13 @@
 """The model that ships: small enough, loads without a network, answers and stops."""
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-
 from bundled_model.evaluation import ENDINGS, complete, evaluate, make_tasks
 from bundled_model.exercises import PAGE_PROMPT
 from bundled_model.model import LARGEST_FOLDER, load_folder
 
-BUNDLED = Path(__file__).parents[1] / "src" / "decodeloop" / "bundled"
+BUNDLED = Path(__file__).parents[2] / "src" / "decodeloop" / "bundled"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +39,7 @@ def test_it_answers_however_a_prompt_ends(bundled):
 
 
 def test_it_solves_what_it_has_not_seen(bundled):
-    """A sample; `tools/evaluate_bundled_model.py` measures all of it."""
+    """A sample; `tools/bundled_model/evaluate.py` measures all of it."""
     tasks = [task for task in make_tasks(60, 20) if task.kind in ("combinations", "wordings")]
     figures, _ = evaluate(*bundled, tasks)
     assert figures["combinations"]["right"] >= 0.9 * 60

@@ -1,7 +1,7 @@
 """Make the bundled model: corpus, tokenizer, training, evaluation, model card.
 
-    python tools/train_bundled_model.py                  # on a GPU, about ten minutes
-    python tools/train_bundled_model.py --smoke          # the same path on a CPU, about a minute, to a scratch folder
+    python tools/bundled_model/train.py                  # on a GPU, about ten minutes
+    python tools/bundled_model/train.py --smoke          # the same path on a CPU, about a minute, to a scratch folder
 
 The result replaces ``src/decodeloop/bundled`` only when it is complete and was read back. Seeds are fixed; on a GPU the
 order of additions is not, so a second run gives a model that is as good rather than bitwise the same.
@@ -23,6 +23,9 @@ from pathlib import Path
 import tokenizers
 import torch
 import transformers
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # bundled_model is a package, also to a script in it
+
 from bundled_model import corpus
 from bundled_model.card import model_card
 from bundled_model.evaluation import evaluate, make_tasks, table
@@ -32,7 +35,7 @@ from bundled_model.model import Shape, load_folder, make_model, save_folder
 from bundled_model.tokenizer import train_tokenizer
 from bundled_model.training import Plan, train
 
-BUNDLED = Path(__file__).resolve().parents[1] / "src" / "decodeloop" / "bundled"
+BUNDLED = Path(__file__).resolve().parents[2] / "src" / "decodeloop" / "bundled"
 SMOKE_SHAPE = Shape(vocab_size=1024, hidden_size=64, intermediate_size=128, layers=2, heads=2, positions=2048)
 SMOKE_PLAN = Plan(steps=30, minutes=0.5, rows=8, length=256, warmup=5, validate_every=15)
 
@@ -135,7 +138,7 @@ def main() -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "layers": shape.layers, "hidden": shape.hidden_size, "heads": shape.heads, "positions": shape.positions,
         "vocabulary": shape.vocab_size, "weights_bytes": weights_bytes, "folder_bytes": bare_bytes,
-        "command": re.sub(r" --out \S+", "", shlex.join(["python", "tools/train_bundled_model.py", *sys.argv[1:]])),
+        "command": re.sub(r" --out \S+", "", shlex.join(["python", "tools/bundled_model/train.py", *sys.argv[1:]])),
         "device": torch.cuda.get_device_name() if args.device == "cuda" else "a CPU",
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
         "tokenizers": tokenizers.__version__, "date": datetime.now(UTC).date().isoformat(),

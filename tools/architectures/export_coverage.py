@@ -1,8 +1,8 @@
 """Does it export? Every causal language model that transformers knows, tiny and random, exported and decoded.
 
-    python tools/coverage.py                    # what docs/coverage.csv does not hold yet, half an hour for all of it
-    python tools/coverage.py llama gemma3_text  # these, again; their traceback is printed if they fail
-    python tools/coverage.py --again            # all of them, from nothing
+    python tools/architectures/export_coverage.py                    # what docs/coverage.csv lacks; all: half an hour
+    python tools/architectures/export_coverage.py llama gemma3_text  # these, again; tracebacks are printed
+    python tools/architectures/export_coverage.py --again            # all of them, from nothing
 
 Each model has a process of its own, with a limit on time and memory. ``transformers``' ``generate`` is the judge.
 """
@@ -29,7 +29,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 from tqdm import tqdm
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 COLUMNS = ["architecture", "class", "exported", "PyTorch", "ONNX Runtime", "logit difference", "seconds", "reason"]
 SECONDS, GIBIBYTES = 120, 4
 PROMPTS, NEW_TOKENS = (21, 9), 24  # both longer than the window of tiny_models, 8

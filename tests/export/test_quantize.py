@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import prompt_ids
+from helpers import prompt_ids
 
 import decodeloop
 from decodeloop import OnnxDecoder, export_onnx, quantize_onnx, verify

@@ -8,7 +8,7 @@ import onnx_ir
 import onnxruntime
 import pytest
 import torch
-from conftest import build, prompt_ids
+from helpers import build, prompt_ids
 from transformers import DynamicCache, T5Config, T5ForConditionalGeneration
 
 from decodeloop import cache_to_tensors, export_inputs, export_onnx

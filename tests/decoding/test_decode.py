@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import build, left_padded, prompt_ids
+from helpers import build, left_padded, prompt_ids
 from transformers import MistralConfig, MistralForCausalLM, TextIteratorStreamer, TextStreamer
 
 import decodeloop

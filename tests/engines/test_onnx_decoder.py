@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import left_padded, prompt_ids
+from helpers import left_padded, prompt_ids
 from onnx import TensorProto, helper
 
 import decodeloop

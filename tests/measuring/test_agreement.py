@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import left_padded, prompt_ids
+from helpers import left_padded, prompt_ids
 
 from decodeloop import OnnxDecoder, TorchDecoder, perplexity, verify
 

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 import torch
-from conftest import build
+from helpers import build
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import decodeloop

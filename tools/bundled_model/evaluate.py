@@ -1,22 +1,26 @@
 """Measure a bundled model: complete held-out exercises, run what comes out, print how many are right.
 
-    python tools/evaluate_bundled_model.py                       # the bundled model, on a CPU: a minute or two
-    python tools/evaluate_bundled_model.py some/folder --json figures.json --failures
+    python tools/bundled_model/evaluate.py                       # the bundled model, on a CPU: a minute or two
+    python tools/bundled_model/evaluate.py some/folder --json figures.json --failures
 
 What the model writes is executed, in a process of its own with limits on time and memory; that is no sandbox.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # bundled_model is a package, also to a script in it
+
 from bundled_model.card import model_card
 from bundled_model.evaluation import evaluate, make_tasks, table
 from bundled_model.exercises import PAGE_PROMPT
 from bundled_model.model import load_folder
 
-BUNDLED = Path(__file__).resolve().parents[1] / "src" / "decodeloop" / "bundled"
+BUNDLED = Path(__file__).resolve().parents[2] / "src" / "decodeloop" / "bundled"
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
-CONFTEST = Path(__file__).parents[1] / "gallery" / "conftest.py"
+CONFTEST = Path(__file__).parents[2] / "gallery" / "conftest.py"
 HEAD = '''"""
 A page
 ======
