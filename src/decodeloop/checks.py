@@ -13,7 +13,9 @@ def is_count(value: Any, at_least: int = 0, at_most: int | None = None) -> bool:
     return whole and value >= at_least and (at_most is None or value <= at_most)
 
 
-def check_count(name: str, value: Any, at_least: int = 0, at_most: int | None = None, *, note: str = "") -> int:
+def check_count(
+    name: str, value: Any, at_least: int = 0, at_most: int | None = None, *, what: str = "an int", note: str = ""
+) -> int:
     """A whole number that a user gave, as a plain ``int``.
 
     Parameters
@@ -24,6 +26,8 @@ def check_count(name: str, value: Any, at_least: int = 0, at_most: int | None = 
         What was given.
     at_least, at_most : int
         The range, both ends included; None is no limit.
+    what : str
+        What such a number is called.
     note : str
         Ends the message: what the limit is, or why it is.
 
@@ -44,5 +48,5 @@ def check_count(name: str, value: Any, at_least: int = 0, at_most: int | None = 
     """
     if is_count(value, at_least, at_most):
         return operator.index(value)
-    expected = f"an int of {at_least} or more" if at_most is None else f"an int from {at_least} to {at_most}"
+    expected = f"{what} of {at_least} or more" if at_most is None else f"{what} from {at_least} to {at_most}"
     raise ValueError(f"{name}={value!r}: expected {expected}{note and f', {note}'}.")

@@ -18,6 +18,7 @@ Past = Cache | Sequence[torch.Tensor]
 class Engine(Protocol):
     """A model with a cache, which :func:`decodeloop.decoding.loop.decode` drives."""
 
+    name: str  # what a message calls it
     device: torch.device
     config: PreTrainedConfig | None
     vocab_size: int | None

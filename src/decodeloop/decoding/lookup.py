@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from decodeloop.checks import check_count
+
 
 @dataclass
 class PromptLookup:
@@ -49,10 +51,8 @@ class PromptLookup:
     written: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "ngram"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}={value!r}: expected an int of 1 or more.")
+        self.tokens = check_count("tokens", self.tokens, 1)
+        self.ngram = check_count("ngram", self.ngram, 1)
 
     @property
     def acceptance(self) -> float:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, TypedDict, Unpack
+from typing import Any, Literal, NoReturn, TypedDict, Unpack, overload
 
 import torch
 from tqdm import tqdm
-from transformers.cache_utils import Cache
 
+from decodeloop.checks import check_count
 from decodeloop.decoding.engine import Engine, Past
 from decodeloop.decoding.lookup import PromptLookup
 from decodeloop.decoding.prompt import Prompt, check_prompt
@@ -23,7 +23,7 @@ from decodeloop.decoding.stopping import Stopping, TokenIds, Watch, stopping
 
 
 class DecodeOptions(TypedDict, total=False):
-    """The keywords of every decode loop. :func:`decodeloop.generate` documents them, :func:`decode` has the defaults."""
+    """The keywords of every decode loop: :func:`decodeloop.generate` explains them, :func:`decode` has the defaults."""
 
     attention_mask: torch.Tensor | None
     max_new_tokens: int
@@ -45,10 +45,18 @@ class RunOptions(DecodeOptions, total=False):
     progress: bool
 
 
+@overload
+def run(
+    engine: Engine, input_ids: torch.Tensor, *, return_cache: Literal[False] = False, **options: Unpack[RunOptions]
+) -> torch.Tensor: ...
+@overload
+def run(
+    engine: Engine, input_ids: torch.Tensor, *, return_cache: Literal[True], **options: Unpack[RunOptions]
+) -> tuple[torch.Tensor, Past | None]: ...
 def run(
     engine: Engine, input_ids: torch.Tensor, *, return_cache: bool = False, **options: Unpack[RunOptions]
-) -> torch.Tensor | tuple[torch.Tensor, Cache | None]:
-    """Drive :func:`decode` to its end and join the tokens: ``[batch, length + new tokens]``."""
+) -> torch.Tensor | tuple[torch.Tensor, Past | None]:
+    """Continue a batch of prompts; arguments, result and errors are those of :func:`decodeloop.generate`."""
     on_token, streamer = options.pop("on_token", None), options.pop("streamer", None)
     progress = _progress(options.pop("progress", False), options)
     stream = decode(engine, input_ids, **options)
@@ -86,23 +94,22 @@ def decode(
     lookup: PromptLookup | None = None,
     past_key_values: Past | None = None,
 ) -> Iterator[torch.Tensor]:
-    """Check the arguments, then return the iterator of tokens that :func:`decodeloop.stream` gives."""
-    if max_length is not None:
-        max_new_tokens = _room(input_ids, max_length)
+    """The tokens as they come; arguments, result and errors are those of :func:`decodeloop.stream`."""
+    new = check_count("max_new_tokens", max_new_tokens) if max_length is None else _room(input_ids, max_length)
     prompt = check_prompt(
         input_ids,
         attention_mask,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=new,
         vocab_size=engine.vocab_size,
         max_positions=engine.max_positions,
     ).to(engine.device)
     stop = stopping(engine, eos_token_id, pad_token_id, stop_strings, tokenizer)
     if lookup is None:
         choose = greedy if sampler is None else sampler.start(prompt, stop.eos_token_ids)
-        steps = _one_by_one(engine, prompt, max_new_tokens, stop, choose, past_key_values)
+        steps = _one_by_one(engine, prompt, new, stop, choose, past_key_values)
     else:
         _check_lookup(prompt, sampler)
-        steps = _looked_up(engine, prompt, max_new_tokens, stop, lookup, past_key_values)
+        steps = _looked_up(engine, prompt, new, stop, lookup, past_key_values)
     return (tokens.to(input_ids.device) for tokens in steps)
 
 
@@ -187,9 +194,7 @@ def _still(engine: Engine, generation: int) -> int:
 
 def _room(input_ids: torch.Tensor, max_length: int) -> int:
     length = input_ids.shape[-1] if isinstance(input_ids, torch.Tensor) else 0
-    if not isinstance(max_length, int) or isinstance(max_length, bool) or max_length < length:
-        raise ValueError(f"max_length={max_length!r}: expected an int of at least {length}, the length of the prompt.")
-    return max_length - length
+    return check_count("max_length", max_length, length, note="the length of the prompt") - length
 
 
 def _check_lookup(prompt: Prompt, sampler: Sampler | None) -> None:

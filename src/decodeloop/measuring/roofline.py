@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from decodeloop.caches.convert import empty_tensors
 from decodeloop.caches.layers import kv_layers
-from decodeloop.export.file import check_graph_file, read_metadata, model_settings
+from decodeloop.export.file import check_graph_file, model_settings, read_metadata
 from decodeloop.measuring.timing import memory_bandwidth
 from decodeloop.models.load import get_weight_type
 
