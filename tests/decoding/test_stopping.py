@@ -54,7 +54,7 @@ def test_max_length_counts_the_prompt(phi, decoder):
     ids = prompt_ids(2, 7)
     assert torch.equal(decoder(ids, max_length=12), phi.generate(ids, max_length=12, do_sample=False))
     assert torch.equal(decoder(ids, max_length=7), ids)
-    with pytest.raises(ValueError, match="max_length=6: expected an int of at least 7"):
+    with pytest.raises(ValueError, match="max_length=6: expected an int of 7 or more, the length of the prompt"):
         decoder(ids, max_length=6)
 
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import onnx
 import onnxruntime
@@ -24,8 +26,8 @@ def test_graphs_with_last_logits_decode_the_same(llama, llama_graph):
 def test_the_last_inputs_stay_as_they_were_when_guesses_are_taken_back(phi_graph):
     decoder = OnnxDecoder(phi_graph.path, device="cpu")
     decoder.start(Prompt(prompt_ids(2, 9), torch.ones(2, 9, dtype=torch.int64)), 20)
-    decoder.read(prompt_ids(2, 9))
-    decoder.read(prompt_ids(2, 3))  # three guesses, of which one is wrong
+    decoder.forward(prompt_ids(2, 9))
+    decoder.forward(prompt_ids(2, 3))  # three guesses, of which one is wrong
     before = {name: tensor.clone() for name, tensor in decoder.feeds().items()}
     decoder.rewind(1)
     assert before["past_key_values.1.value"].shape == (2, 4, 9, 8)
@@ -55,9 +57,9 @@ def test_one_decoder_serves_growing_and_shrinking_requests(phi, phi_graph):
 def test_a_step_beyond_the_capacity_is_refused(phi_graph):
     decoder = OnnxDecoder(phi_graph.path, device="cpu")
     tokens = decoder.generate(prompt_ids(1, 5), max_new_tokens=2, eos_token_id=None)
-    decoder.read(tokens[:, -1:])
+    decoder.forward(tokens[:, -1:])
     with pytest.raises(ValueError, match="1 tokens do not fit in a cache that has room for 0 more"):
-        decoder.read(tokens[:, -1:])
+        decoder.forward(tokens[:, -1:])
 
 
 def test_the_decoder_knows_its_model(phi, phi_graph):
@@ -157,19 +159,43 @@ def test_a_cache_of_open_sizes_is_named(phi_graph, tmp_path):
         OnnxDecoder(tmp_path / "open.onnx", device="cpu")
 
 
-def test_a_kernel_for_shared_keys_is_off_while_a_session_without_them_opens(phi_graph, llama_graph, monkeypatch):
-    seen, session = [], onnxruntime.InferenceSession
+def spins(decoder):
+    return decoder.session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning")
 
-    def opened(*arguments, **options):
-        seen.append(os.environ.get("ORT_ENABLE_XQA"))
-        return session(*arguments, **options)
 
-    monkeypatch.delenv("ORT_ENABLE_XQA", raising=False)
-    monkeypatch.setattr("onnxruntime.InferenceSession", opened)
-    OnnxDecoder(phi_graph.path, device="cpu")  # four heads, four of keys
-    OnnxDecoder(llama_graph.path, device="cpu")  # two of keys
-    assert "ORT_ENABLE_XQA" not in os.environ
-    monkeypatch.setenv("ORT_ENABLE_XQA", "1")  # what the user says, holds
+def test_threads_spin_as_asked(phi_graph):
+    for wanted in (True, False):
+        decoder = OnnxDecoder(phi_graph.path, device="cpu", spinning=wanted)
+        assert decoder.spinning is wanted
+        assert spins(decoder) == str(int(wanted))
+
+
+def test_decoders_of_one_process_spin_alike_whatever_goes_on_beside_them(phi_graph):
+    first = OnnxDecoder(phi_graph.path, device="cpu")
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        assert OnnxDecoder(phi_graph.path, device="cpu").spinning == first.spinning
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def test_session_options_say_whether_threads_spin(phi_graph):
+    options = onnxruntime.SessionOptions()
+    assert OnnxDecoder(phi_graph.path, device="cpu", session_options=options).spinning  # onnxruntime's default
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    assert not OnnxDecoder(phi_graph.path, device="cpu", session_options=options).spinning
+    with pytest.raises(ValueError, match="spinning is one of session_options: give one of the two"):
+        OnnxDecoder(phi_graph.path, device="cpu", session_options=options, spinning=True)
+
+
+def test_opening_a_decoder_leaves_the_environment_as_it_was(phi_graph, monkeypatch):
+    before, seen = dict(os.environ), []
+    opened = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        "onnxruntime.InferenceSession",
+        lambda *args, **options: seen.append(dict(os.environ)) or opened(*args, **options),
+    )
     OnnxDecoder(phi_graph.path, device="cpu")
-    assert seen == ["0", None, "1"]
-    assert os.environ["ORT_ENABLE_XQA"] == "1"
+    assert [*seen, dict(os.environ)] == [before, before]

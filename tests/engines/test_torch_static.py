@@ -81,7 +81,7 @@ def test_layers_that_do_not_keep_everything_are_refused():
 
 
 def test_a_capacity_must_hold_the_prompt(phi):
-    with pytest.raises(ValueError, match="capacity=0: expected 1 or more"):
+    with pytest.raises(ValueError, match="capacity=0: expected an int of 1 or more"):
         TorchDecoder(phi, capacity=0)
     decoder = TorchDecoder(phi, capacity=10)
     with pytest.raises(ValueError, match="capacity=10 is smaller than the prompt, which has 11 positions"):

@@ -13,7 +13,7 @@ import torch
 
 from decodeloop.measuring.provenance import Provenance, provenance
 
-room = importlib.import_module("decodeloop.provenance")  # as an attribute of the package it is the function
+room = importlib.import_module("decodeloop.measuring.provenance")  # as an attribute of the package it is the function
 
 KEYS = [
     *["date", "mode", "device", "device_memory_gib", "driver", "cuda", "cpu", "cores", "threads", "memory_gib"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from decodeloop.checks import check_count
+
 BUCKET = 64  # capacities are multiples of it: attention costs by capacity, and each one is captured anew
 AHEAD = 256  # room for so many new tokens at first: a long answer makes the buffers grow when it comes to it
 KEPT = 4  # so many sets of buffers are kept for the next request of the same size
@@ -19,9 +21,7 @@ def check_capacity(capacity: int | None, length: int) -> None:
     """
     if capacity is None:
         return
-    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
-        raise ValueError(f"capacity={capacity!r}: expected 1 or more positions, or None.")
-    if length > capacity:
+    if length > check_count("capacity", capacity, 1, note="or None"):
         raise ValueError(
             f"capacity={capacity} is smaller than the prompt, which has {length} positions: give a capacity of at "
             "least that, or leave it out, and the buffers grow as they are needed."
@@ -36,23 +36,23 @@ def no_room(device: Any, asked: int) -> MemoryError:
     )
 
 
-class Steps:
-    """The sets of buffers of a decoder, by number of rows and capacity; the latest ones are kept.
+class BufferPool:
+    """The sets of buffers of a decoder, by batch and capacity; the latest ones are kept.
 
     Parameters
     ----------
     make : callable
-        ``make(rows, capacity)`` allocates a set, with a ``capacity``.
-    least : int, optional
+        ``make(batch, capacity)`` allocates a set, with a ``capacity``.
+    min_capacity : int, optional
         The capacity that the user asked for: no set has less, and a prompt must fit.
     """
 
-    def __init__(self, make: Callable[[int, int], Any], least: int | None) -> None:
-        check_capacity(least, 0)
-        self.make, self.least = make, least
+    def __init__(self, make: Callable[[int, int], Any], min_capacity: int | None) -> None:
+        check_capacity(min_capacity, 0)
+        self.make, self.min_capacity = make, min_capacity
         self.kept: dict[tuple[int, int], Any] = {}
 
-    def start(self, rows: int, length: int, capacity: int) -> Any:
+    def start(self, batch: int, length: int, capacity: int) -> Any:
         """A set for a prompt of ``length`` positions, which will become at most ``capacity``.
 
         Raises
@@ -62,17 +62,17 @@ class Steps:
         MemoryError
             If there is no room. What was kept is let go of first.
         """
-        check_capacity(self.least, length)
-        return self._take(rows, max(min(capacity, length + AHEAD), self.least or 0))
+        check_capacity(self.min_capacity, length)
+        return self._take(batch, max(min(capacity, length + AHEAD), self.min_capacity or 0))
 
-    def grow(self, rows: int, needed: int, before: int) -> Any:
+    def grow(self, batch: int, needed: int, before: int) -> Any:
         """A set for ``needed`` positions, after one of ``before`` has become too small: at least twice as large."""
-        return self._take(rows, max(needed, 2 * before))
+        return self._take(batch, max(needed, 2 * before))
 
-    def _take(self, rows: int, capacity: int) -> Any:
+    def _take(self, batch: int, capacity: int) -> Any:
         capacity = -(-capacity // BUCKET) * BUCKET
-        fitting = [size for kept_rows, size in self.kept if kept_rows == rows and capacity <= size <= 2 * capacity]
-        key = rows, min(fitting, default=capacity)
+        fitting = [size for kept_batch, size in self.kept if kept_batch == batch and capacity <= size <= 2 * capacity]
+        key = batch, min(fitting, default=capacity)
         if key not in self.kept:
             while len(self.kept) >= KEPT:
                 self.kept.pop(next(iter(self.kept)))

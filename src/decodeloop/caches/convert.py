@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedConfig, StaticCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 from decodeloop.caches.layers import is_empty, kv_layers, read_layer, tokens_needed, write_layer
+from decodeloop.checks import check_count
 
 
 def cache_to_tensors(cache: Cache | Sequence) -> list[torch.Tensor]:
@@ -108,8 +109,7 @@ def tensors_to_static(
     """
     source = tensors_to_cache(tensors, config, length=length)
     length = source.get_seq_length()
-    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < max(length, 1):
-        raise ValueError(f"capacity={capacity!r}: expected an int of {max(length, 1)} or more, the text so far.")
+    check_count("capacity", capacity, max(length, 1), note="the text so far")
     cache = StaticCache(config=config, max_cache_len=capacity)
     for layer, filled in zip(kv_layers(cache), kv_layers(source), strict=True):
         write_layer(layer, *read_layer(filled))
@@ -140,7 +140,7 @@ def tensors_to_legacy(tensors: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tens
     return tuple(zip(tensors[::2], tensors[1::2], strict=True))
 
 
-def check_cache(cache: Cache, config: PreTrainedConfig, rows: int) -> None:
+def check_cache(cache: Cache, config: PreTrainedConfig, batch: int) -> None:
     """Refuse a cache that another model filled, or for another batch.
 
     Raises
@@ -160,8 +160,10 @@ def check_cache(cache: Cache, config: PreTrainedConfig, rows: int) -> None:
             "Is it the cache of another model?"
         )
     _check_heads(pairs, config)
-    if tensors[0].shape[0] != rows:
-        raise ValueError(f"past_key_values has {tensors[0].shape[0]} rows and input_ids has {rows}: expected the same.")
+    if tensors[0].shape[0] != batch:
+        raise ValueError(
+            f"past_key_values has {tensors[0].shape[0]} rows and input_ids has {batch}: expected the same."
+        )
 
 
 def kv_shape(config: PreTrainedConfig) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers.cache_utils import Cache
 
 from decodeloop.caches.layers import is_empty, kv_layers, read_layer, tokens_needed, write_layer
+from decodeloop.checks import check_count
 
 
 def crop_cache(cache: Cache, length: int) -> Cache:
@@ -34,8 +35,7 @@ def crop_cache(cache: Cache, length: int) -> Cache:
     layers = [layer for layer in kv_layers(cache) if not is_empty(layer)]
     states = [read_layer(layer) for layer in layers]
     total = max((state[2] for state in states), default=0)
-    if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length <= total:
-        raise ValueError(f"length={length!r}: expected an int from 0 to {total}, the tokens of the cache.")
+    check_count("length", length, 0, total, note="the tokens of the cache")
     kept = [max(keys.shape[2] - (total - length), 0) for keys, _, _ in states]
     for index, (layer, count) in enumerate(zip(layers, kept, strict=True)):
         needed = tokens_needed(layer, length)

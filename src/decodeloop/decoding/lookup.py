@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from decodeloop.checks import check_count
+
 
 @dataclass
 class PromptLookup:
@@ -49,10 +51,8 @@ class PromptLookup:
     written: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "ngram"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}={value!r}: expected an int of 1 or more.")
+        self.tokens = check_count("tokens", self.tokens, 1)
+        self.ngram = check_count("ngram", self.ngram, 1)
 
     @property
     def acceptance(self) -> float:
@@ -68,6 +68,13 @@ class PromptLookup:
         """Forget the counts of the generation before."""
         self.passes = self.proposed = self.accepted = self.written = 0
 
+    def count(self, proposed: int, accepted: int, written: int) -> None:
+        """Add a pass and what came of it."""
+        self.passes += 1
+        self.proposed += proposed
+        self.accepted += accepted
+        self.written += written
+
     def guess(self, text: torch.Tensor, limit: int) -> torch.Tensor:
         """What may come after ``text`` ``[length]``: ``[at most limit]``, empty where nothing repeats."""
         count = min(self.tokens, limit)
@@ -75,8 +82,8 @@ class PromptLookup:
             if count < 1:
                 break
             windows = text[:-1].unfold(0, size, 1)  # all runs of this length but the last one
-            places = (windows == text[-size:]).all(-1).nonzero().flatten()
-            if len(places):
-                start = int(places[-1]) + size
+            found = (windows == text[-size:]).all(-1).nonzero().flatten()
+            if len(found):
+                start = int(found[-1]) + size
                 return text[start : start + count]
         return text[:0]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from decodeloop.checks import check_count
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -70,8 +72,7 @@ def check_prompt(
             f"input_ids has shape {[batch, length]}: the prompt is empty. A model continues at least one token; "
             "give it a beginning-of-sequence token if there is no text."
         )
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens={max_new_tokens!r}: expected an int of 0 or more.")
+    check_count("max_new_tokens", max_new_tokens)
     low, high = int(input_ids.min()), int(input_ids.max())
     if low < 0 or (vocab_size is not None and high >= vocab_size):
         known = "0 or more" if vocab_size is None else f"0 to {vocab_size - 1}, the model's vocabulary"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
+from decodeloop.checks import is_count
 from decodeloop.decoding.prompt import Prompt
 
 #: ``choose(tokens so far [batch, length], logits [batch, vocabulary]) -> next tokens [batch]``
@@ -109,7 +110,7 @@ class Sampler:
                 _is_real(self.temperature) and self.temperature > 0,
                 "a number above 0; for the most probable token use greedy decoding",
             ),
-            "top_k": (_is_count(self.top_k), "an int of 0 (off) or more"),
+            "top_k": (is_count(self.top_k), "an int of 0 (off) or more"),
             "top_p": (_is_real(self.top_p) and 0 < self.top_p <= 1, "a number above 0, up to 1 (off)"),
             "min_p": (_is_real(self.min_p) and 0 <= self.min_p <= 1, "a number from 0 (off) to 1"),
             "repetition_penalty": (
@@ -117,20 +118,20 @@ class Sampler:
                 "a number above 0; 1 is off",
             ),
             "typical_p": (_is_real(self.typical_p) and 0 < self.typical_p <= 1, "a number above 0, up to 1 (off)"),
-            "no_repeat_ngram_size": (_is_count(self.no_repeat_ngram_size), "an int of 0 (off) or more"),
+            "no_repeat_ngram_size": (is_count(self.no_repeat_ngram_size), "an int of 0 (off) or more"),
             "bad_words_ids": (
-                _is_sequence(words) and all(_is_sequence(w) and len(w) and all(map(_is_count, w)) for w in words),
+                _is_sequence(words) and all(_is_sequence(w) and len(w) and all(map(is_count, w)) for w in words),
                 "a list of lists of token ids, such as [[12], [7, 9]], none of them empty",
             ),
             "forced_tokens": (
                 isinstance(self.forced_tokens, Mapping)
-                and all(map(_is_count, [*self.forced_tokens.keys(), *self.forced_tokens.values()])),
+                and all(map(is_count, [*self.forced_tokens.keys(), *self.forced_tokens.values()])),
                 f"a mapping from step to token id, {ids}; dict(enumerate(ids)) forces a beginning",
             ),
-            "min_new_tokens": (_is_count(self.min_new_tokens), "an int of 0 (off) or more"),
+            "min_new_tokens": (is_count(self.min_new_tokens), "an int of 0 (off) or more"),
             "do_sample": (isinstance(self.do_sample, bool), "True or False"),
             "seed": (
-                all(_is_count(seed) and seed < 2**64 for seed in seeds),
+                all(is_count(seed) and seed < 2**64 for seed in seeds),
                 "an int from 0 to 2**64 - 1, or one per row",
             ),
         }
@@ -264,10 +265,6 @@ def _check_vocabulary(sampler: Sampler, size: int) -> None:
 
 def _is_real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 0
 
 
 def _is_sequence(value: Any) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import StopStringCriteria
+
+from decodeloop.checks import check_count
+from decodeloop.decoding.engine import Engine
 
 TokenIds = int | Sequence[int] | str | None  #: an id, several, ``"model"`` for the model's own, or none
 
@@ -46,7 +49,11 @@ class Stopping:
 
 
 def stopping(
-    engine: Any, eos_token_id: TokenIds, pad_token_id: int | str | None, stop_strings: Any = None, tokenizer: Any = None
+    engine: Engine,
+    eos_token_id: TokenIds,
+    pad_token_id: int | str | None,
+    stop_strings: Any = None,
+    tokenizer: Any = None,
 ) -> Stopping:
     """Check the user's stop conditions against an engine's vocabulary and special tokens.
 
@@ -59,41 +66,37 @@ def stopping(
     return Stopping(ends, _pad_token(engine, pad_token_id, ends), _stop_strings(stop_strings, tokenizer))
 
 
-def _end_tokens(engine: Any, eos_token_id: TokenIds) -> list[int]:
+def _end_tokens(engine: Engine, eos_token_id: TokenIds) -> list[int]:
     if isinstance(eos_token_id, str):
         if eos_token_id != "model":
             raise ValueError(f'eos_token_id={eos_token_id!r}: expected "model", an int, a list of ints, or None.')
         eos_token_id = engine.eos_token_id
         if eos_token_id is None and engine.config is None:
             raise ValueError(
-                f"{engine.path.name} does not say which token ends a text: give eos_token_id (None never stops)."
+                f"{engine.name} does not say which token ends a text: give eos_token_id (None never stops)."
             )
     if eos_token_id is None:
         return []
     if isinstance(eos_token_id, torch.Tensor):
         eos_token_id = eos_token_id.tolist()
-    ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
-    for token in ids:
-        _check_token(engine, token, "eos_token_id")
-    return ids
+    ids = list(eos_token_id) if isinstance(eos_token_id, Iterable) else [eos_token_id]
+    return [_check_token(engine, token, "eos_token_id") for token in ids]
 
 
-def _pad_token(engine: Any, pad_token_id: int | str | None, ends: list[int]) -> int:
+def _pad_token(engine: Engine, pad_token_id: int | str | None, ends: list[int]) -> int:
     if isinstance(pad_token_id, str):
         if pad_token_id != "model":
             raise ValueError(f'pad_token_id={pad_token_id!r}: expected "model", an int, or None.')
         pad_token_id = engine.pad_token_id
     if pad_token_id is None:
         return ends[0] if ends else 0
-    _check_token(engine, pad_token_id, "pad_token_id")
-    return pad_token_id
+    return _check_token(engine, pad_token_id, "pad_token_id")
 
 
-def _check_token(engine: Any, token: int, name: str) -> None:
-    limit = engine.vocab_size
-    if not isinstance(token, int) or isinstance(token, bool) or token < 0 or (limit is not None and token >= limit):
-        known = "an int of 0 or more" if limit is None else f"an id from 0 to {limit - 1}, the model's vocabulary"
-        raise ValueError(f"{name}={token!r}: expected {known}.")
+def _check_token(engine: Engine, token: Any, name: str) -> int:
+    if engine.vocab_size is None:
+        return check_count(name, token)
+    return check_count(name, token, 0, engine.vocab_size - 1, what="an id", note="the model's vocabulary")
 
 
 def _stop_strings(stop_strings: Any, tokenizer: Any) -> StopStringCriteria | None:

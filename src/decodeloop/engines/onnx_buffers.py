@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from decodeloop.caches.buffer_pool import no_room
-from decodeloop.engines.onnx_session import Runner
+from decodeloop.engines.onnx_session import OnnxSession
 
 
-def cache_shapes(runner: Runner) -> dict[str, tuple[int, int]]:
+def cache_shapes(session: OnnxSession) -> dict[str, tuple[int, int]]:
     """Name of each cache input to its (heads, head size), in the order of the graph.
 
     Raises
@@ -18,17 +19,17 @@ def cache_shapes(runner: Runner) -> dict[str, tuple[int, int]]:
     ValueError
         If the graph leaves them open, so that no buffer can be made.
     """
-    shapes = {n: (i.shape[1], i.shape[3]) for n, i in runner.inputs.items() if n.startswith("past_key_values.")}
+    shapes = {n: (i.shape[1], i.shape[3]) for n, i in session.inputs.items() if n.startswith("past_key_values.")}
     for name, shape in shapes.items():
         if not all(isinstance(size, int) for size in shape):
             raise ValueError(
-                f"{name} has shape {runner.inputs[name].shape}: expected [batch, heads, length, head size] with "
+                f"{name} has shape {session.inputs[name].shape}: expected [batch, heads, length, head size] with "
                 "numbers for heads and head size. Run that graph with the program that it was made for."
             )
     return shapes
 
 
-def allocate(runner: Runner, shapes: dict[str, tuple[int, ...]], zeros: bool = False) -> dict[str, torch.Tensor]:
+def allocate(session: OnnxSession, shapes: dict[str, tuple[int, ...]], zeros: bool = False) -> dict[str, torch.Tensor]:
     """A buffer for each cache input.
 
     Raises
@@ -38,10 +39,10 @@ def allocate(runner: Runner, shapes: dict[str, tuple[int, ...]], zeros: bool = F
     """
     make = torch.zeros if zeros else torch.empty
     try:
-        return {name: make(shape, dtype=runner.dtype(name), device=runner.device) for name, shape in shapes.items()}
+        return {name: make(shape, dtype=session.dtype(name), device=session.device) for name, shape in shapes.items()}
     except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own
-        asked = sum(math.prod(shape) * runner.dtype(name).itemsize for name, shape in shapes.items())
-        raise no_room(runner.device, asked) from error
+        asked = sum(math.prod(shape) * session.dtype(name).itemsize for name, shape in shapes.items())
+        raise no_room(session.device, asked) from error
 
 
 def present_name(name: str) -> str:
@@ -49,13 +50,13 @@ def present_name(name: str) -> str:
     return name.replace("past_key_values.", "present.")
 
 
-def empty_logits(runner: Runner, rows: int, new: int, vocab_size: int) -> torch.Tensor:
-    """What a step's logits are written to: ``[rows, new, vocabulary]``, or one position where the graph gives one."""
-    positions = 1 if runner.outputs["logits"].shape[1] == 1 else new
-    return torch.empty(rows, positions, vocab_size, dtype=runner.dtype("logits"), device=runner.device)
+def empty_logits(session: OnnxSession, batch: int, new: int, vocab_size: int) -> torch.Tensor:
+    """What a step's logits are written to: ``[batch, new, vocabulary]``, or one position where the graph gives one."""
+    positions = 1 if session.outputs["logits"].shape[1] == 1 else new
+    return torch.empty(batch, positions, vocab_size, dtype=session.dtype("logits"), device=session.device)
 
 
-def check_tensors(tensors: list[torch.Tensor], shapes: dict[str, tuple[int, int]], rows: int) -> int:
+def check_tensors(tensors: Sequence[torch.Tensor], shapes: dict[str, tuple[int, int]], batch: int) -> int:
     """The length of flat tensors that fit a graph's cache.
 
     Raises
@@ -63,7 +64,7 @@ def check_tensors(tensors: list[torch.Tensor], shapes: dict[str, tuple[int, int]
     ValueError
         If they do not: another number of layers, heads or rows, or another head size.
     """
-    expected = [(rows, heads, size) for heads, size in shapes.values()]
+    expected = [(batch, heads, size) for heads, size in shapes.values()]
     got = [(t.shape[0], t.shape[1], t.shape[3]) for t in tensors]
     lengths = sorted({t.shape[2] for t in tensors})
     if got != expected or len(lengths) != 1:

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
-import onnxruntime
 import torch
-from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from decodeloop.caches.buffer_pool import check_capacity
 from decodeloop.caches.convert import cache_to_tensors, tensors_to_cache
-from decodeloop.decoding.loop import DecodeOptions, decode, run
+from decodeloop.decoding.engine import Past, StepCache
+from decodeloop.decoding.loop import RunOptions, decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.onnx_buffers import present_name
 from decodeloop.engines.onnx_growing_cache import GrowingCache
-from decodeloop.engines.onnx_session import Runner
+from decodeloop.engines.onnx_session import OnnxSession
 from decodeloop.engines.onnx_shared_cache import SharedCache
-from decodeloop.export.file import check_graph_file, graph_facts, model_facts
+from decodeloop.export.file import check_graph_file, has_shared_cache, model_settings, read_metadata
 from decodeloop.models.load import pick_device
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 class OnnxDecoder:
     """One ONNX Runtime session and the buffers of its cache, reused from call to call.
 
-    A step reads the cache from one set of buffers and writes it to a second one, then the two change places: nothing
-    passes through numpy, and nothing is copied between the device and the host but the tokens. A decoder runs one
-    generation at a time; starting the next one forgets the cache of the last.
+    The cache stays on the device and goes from step to step by address: nothing passes through numpy, and nothing is
+    copied between the device and the host but the tokens. A decoder runs one generation at a time; starting the next
+    one forgets the cache of the last.
 
     Parameters
     ----------
@@ -41,15 +42,23 @@ class OnnxDecoder:
     capacity : int, optional
         Positions that the buffers hold at first; they grow when a generation needs more. At least the prompt's length.
     cuda_graph : bool or "auto"
-        On CUDA, with a graph of ``exporter="gqa"``: capture a decode step once and replay it.
+        On CUDA, with a graph of ``exporter="fused"``: capture a decode step once, after two of them, and replay it,
+        which leaves one call per token to Python. A replayed step must first give what the step before it gave. Where
+        that fails, ``"auto"`` goes on without and warns, True raises. On a CPU, ``"auto"`` does nothing.
+    spinning : bool or "auto"
+        On a CPU: whether threads wait in a loop for their next piece of work, for up to 0.4 ms, before they sleep. On
+        two idle cores steps took two thirds of the time with it; beside another busy program, half as long again.
+        ``"auto"`` spins if most cores were idle when the first decoder of this process was opened. Not on a GPU.
     session_options : onnxruntime.SessionOptions, optional
-        Threads, optimisation level, profiling.
+        Threads, optimisation level, profiling. With it, spinning is whatever these say.
 
     Attributes
     ----------
     session : onnxruntime.InferenceSession
     providers : list of str
         The execution providers of the session, checked: the device that was asked for is the first.
+    spinning : bool
+        Whether the session's threads spin.
     config : transformers PreTrainedConfig or None
         Of the model that was exported; None where the graph does not tell.
     last_only : bool
@@ -61,75 +70,82 @@ class OnnxDecoder:
         If the graph does not exist.
     ValueError
         If the graph is not a decoder with a cache, keeps its weights outside its folder, or the device is not there.
+    ImportError
+        If onnxruntime is not installed.
+    MemoryError
+        While decoding: if there is no room for the cache, or for what a step needs besides. The message has the bytes,
+        and the decoder still serves smaller requests.
+
+    Notes
+    -----
+    The graph decides which cache a decoder keeps. A graph of ``exporter="dynamo"``, and one of another maker, has a
+    growing one: a step reads one set of buffers and writes a second one, then the two change places. A graph of
+    ``exporter="fused"`` has a shared one, of fixed capacity, which a step reads and writes in place.
+
+    Where each query head has keys of its own (Phi), cuDNN's attention was faster on an H100 than the kernel that
+    onnxruntime picks: 3.7 instead of 5.1 µs per layer. ``ORT_ENABLE_XQA=0`` in the environment of the process asks for
+    it; there is no option of a session for that.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         *,
         device: torch.device | str = "auto",
         capacity: int | None = None,
-        cuda_graph: bool | str = "auto",
+        cuda_graph: bool | Literal["auto"] = "auto",
+        spinning: bool | Literal["auto"] = "auto",
         session_options: onnxruntime.SessionOptions | None = None,
     ) -> None:
         check_capacity(capacity, 0)
         self.path = Path(path)
+        self.name = self.path.name
         check_graph_file(self.path)
-        facts = graph_facts(self.path)
-        shared = facts.get("exporter") == "gqa"
+        metadata = read_metadata(self.path)
+        shared = has_shared_cache(metadata)
         if cuda_graph is True and not shared:
             raise ValueError(
-                f"cuda_graph=True: the cache of {self.path.name} grows, and a captured graph cannot. Export the model "
-                'with exporter="gqa", or leave cuda_graph="auto".'
+                f"cuda_graph=True: the cache of {self.name} grows, and a captured graph cannot. Export the model "
+                'with exporter="fused", or leave cuda_graph="auto".'
             )
-        if shared and facts["dtype"] == "float32" and pick_device(device).type == "cuda":
+        if shared and metadata["dtype"] == "float32" and pick_device(device).type == "cuda":
             raise ValueError(
-                f"{self.path.name} is in float32, for which GroupQueryAttention has no CUDA kernel: export "
+                f"{self.name} is in float32, for which GroupQueryAttention has no CUDA kernel: export "
                 'the model in float16 or bfloat16, use exporter="dynamo", or device="cpu".'
             )
-        self.config, self.eos_token_id, self.pad_token_id = model_facts(facts, self.path)
-        self._runner = Runner(
-            self.path,
-            device,
-            session_options,
-            cuda_graphs=shared and cuda_graph,
-            bits=facts.get("bits"),
-            own_keys=_own_keys(self.config),
+        self.config, self.eos_token_id, self.pad_token_id = model_settings(metadata, self.path)
+        self._session = OnnxSession(
+            self.path, device, session_options, spinning, cuda_graphs=shared and cuda_graph, bits=metadata.get("bits")
         )
-        self.session, self.device = self._runner.session, self._runner.device
-        self.providers = self.session.get_providers()
-        self._check_signature(self._runner.inputs, self._runner.outputs)
-        vocabulary = self._runner.outputs["logits"].shape[-1]
+        self.session, self.device = self._session.session, self._session.device
+        self.providers, self.spinning = self.session.get_providers(), self._session.spinning
+        self._check_signature(self._session.inputs, self._session.outputs)
+        vocabulary = self._session.outputs["logits"].shape[-1]
         self.vocab_size = vocabulary if isinstance(vocabulary, int) else getattr(self.config, "vocab_size", None)
         self.max_positions = getattr(self.config, "max_position_embeddings", None)
-        self.last_only = self._runner.outputs["logits"].shape[1] == 1
-        self.turn, self.queues = 0, self.device.type == "cuda"
-        self._cache = (SharedCache if shared else GrowingCache)(self._runner, self.vocab_size, capacity)
+        self.last_only = self._session.outputs["logits"].shape[1] == 1
+        self.generation, self.runs_async = 0, self.device.type == "cuda"
+        kind = SharedCache if shared else GrowingCache
+        self._cache: StepCache = kind(self._session, self.vocab_size, capacity)
 
-    def generate(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
-        """Continue a batch of prompts; arguments, result and errors are those of :func:`decodeloop.generate`."""
-        return run(self, input_ids, **options)
+    generate, stream = run, decode
 
-    def stream(self, input_ids: torch.Tensor, **options: Unpack[DecodeOptions]) -> Iterator[torch.Tensor]:
-        """The tokens as they come; arguments, result and errors are those of :func:`decodeloop.stream`."""
-        return decode(self, input_ids, **options)
-
-    def start(self, prompt: Prompt, capacity: int, past: Any = None, rewinds: bool = False) -> int:
+    def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         """Forget earlier text; the number of positions that ``past`` holds."""
-        self.turn += 1
+        self.generation += 1
         self._cache.start(prompt, capacity)
         if past is not None:
             self._cache.load(cache_to_tensors(past) if isinstance(past, Cache) else list(past))
         return self._cache.length
 
-    def read(self, tokens: torch.Tensor, every: bool = False) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, all_logits: bool = False) -> torch.Tensor:
         """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``, overwritten later."""
-        if every and tokens.shape[1] > 1 and self.last_only:
+        if all_logits and tokens.shape[1] > 1 and self.last_only:
             raise ValueError(
-                f"{self.path.name} gives the logits of the last position only, and this needs those of every position: "
+                f"{self.name} gives the logits of the last position only, and this needs those of every position: "
                 'export it with logits="all".'
             )
-        return self._cache.read(tokens, every)
+        return self._cache.forward(tokens, all_logits)
 
     def rewind(self, count: int) -> None:
         """Forget the last ``count`` positions."""
@@ -141,13 +157,13 @@ class OnnxDecoder:
 
     def feeds(self) -> dict[str, torch.Tensor]:
         """The inputs of the step that ran last, by name: what to feed the session with to run it again."""
-        return dict(self._cache.feeds)
+        return dict(self._cache.feeds())
 
     def _check_signature(self, inputs: dict, outputs: dict) -> None:
         past = [name for name in inputs if name.startswith("past_key_values.")]
         if not past:
             raise ValueError(
-                f"{self.path.name} has no cache inputs (past_key_values.0.key, ...): its inputs are "
+                f"{self.name} has no cache inputs (past_key_values.0.key, ...): its inputs are "
                 f"{', '.join(inputs)}. Export the model with its cache: decodeloop.export_onnx(model, path)."
             )
         known = {"input_ids", "attention_mask", "position_ids", *past}
@@ -157,24 +173,36 @@ class OnnxDecoder:
         extra = inputs.keys() - known
         if missing or extra:
             raise ValueError(
-                f"{self.path.name} is not a decoder: it lacks {sorted(missing)} and asks for {sorted(extra)}"
+                f"{self.name} is not a decoder: it lacks {sorted(missing)} and asks for {sorted(extra)}"
                 " besides input_ids, attention_mask, position_ids and past_key_values."
             )
 
 
-def _own_keys(config: PreTrainedConfig | None) -> bool:
-    """Whether each query head has keys of its own; False where that is not known."""
-    heads = getattr(config, "num_attention_heads", None)
-    return heads is not None and getattr(config, "num_key_value_heads", None) in (None, heads)
-
-
+@overload
 def onnx_generate(
-    decoder: OnnxDecoder | str | os.PathLike,
+    decoder: OnnxDecoder | str | os.PathLike[str],
+    input_ids: torch.Tensor,
+    *,
+    device: torch.device | str = "auto",
+    return_session: Literal[False] = False,
+    **options: Unpack[RunOptions],
+) -> torch.Tensor: ...
+@overload
+def onnx_generate(
+    decoder: OnnxDecoder | str | os.PathLike[str],
+    input_ids: torch.Tensor,
+    *,
+    device: torch.device | str = "auto",
+    return_session: Literal[True],
+    **options: Unpack[RunOptions],
+) -> tuple[torch.Tensor, OnnxDecoder, dict[str, torch.Tensor]]: ...
+def onnx_generate(
+    decoder: OnnxDecoder | str | os.PathLike[str],
     input_ids: torch.Tensor,
     *,
     device: torch.device | str = "auto",
     return_session: bool = False,
-    **options: Any,
+    **options: Unpack[RunOptions],
 ) -> torch.Tensor | tuple[torch.Tensor, OnnxDecoder, dict[str, torch.Tensor]]:
     """Continue a batch of prompts with an ONNX graph, in one call.
 

@@ -3,50 +3,53 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from decodeloop.caches.buffer_pool import check_capacity
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.onnx_buffers import allocate, cache_shapes, check_tensors, empty_logits, present_name
-from decodeloop.engines.onnx_session import Runner
+from decodeloop.engines.onnx_session import OnnxSession
 
 
 class GrowingCache:
-    """Steps of a graph whose ``present`` is its ``past`` with the new positions behind.
+    """Steps of a graph whose ``present`` is its ``past`` with the new positions behind: a ``StepCache``.
 
     The buffers are flat: a step binds the front part of one set as its past, and of the other, one step longer, as its
     present. Then the two change places.
     """
 
-    def __init__(self, runner: Runner, vocab_size: int, capacity: int | None) -> None:
-        self.runner, self.vocab_size, self.least = runner, vocab_size, capacity
-        self.shapes = cache_shapes(runner)
-        self.positions = 0  # of all rows together
-        self.past, self.present = {}, {}
+    def __init__(self, session: OnnxSession, vocab_size: int, capacity: int | None) -> None:
+        self.session, self.vocab_size, self.min_capacity = session, vocab_size, capacity
+        self.shapes = cache_shapes(session)
+        self.positions = self.length = 0  # positions: room of all rows together
+        self.past: dict[str, torch.Tensor] = {}
+        self.present: dict[str, torch.Tensor] = {}
+        self.fed: dict[str, torch.Tensor] = {}
 
     def start(self, prompt: Prompt, capacity: int) -> None:
         """Forget the text; make room for ``capacity`` positions of the prompt's rows."""
-        self.rows, self.length = len(prompt.input_ids), 0
-        check_capacity(self.least, prompt.input_ids.shape[1])
-        capacity = max(capacity, self.least or 0)
+        self.batch, self.length = len(prompt.input_ids), 0
+        check_capacity(self.min_capacity, prompt.input_ids.shape[1])
+        capacity = max(capacity, self.min_capacity or 0)
         self.fed, self.seen = {}, 0
-        if self.rows * capacity > self.positions:
+        if self.batch * capacity > self.positions:
             self.past = self.present = {}  # let go of the old buffers before asking for new ones
-            self.positions, asked = 0, self.rows * capacity
+            self.positions, asked = 0, self.batch * capacity
             self.past, self.present = self._allocate(asked), self._allocate(asked)
             self.positions = asked
-        self.mask, self.places = prompt.mask(capacity), prompt.positions(capacity, capacity)
+        self.mask, self.position_ids = prompt.mask(capacity), prompt.positions(capacity, capacity)
 
-    def load(self, tensors: list[torch.Tensor]) -> None:
+    def load(self, tensors: Sequence[torch.Tensor]) -> None:
         """Fill the cache with flat tensors, copied."""
-        self.length = check_tensors(tensors, self.shapes, self.rows)
+        self.length = check_tensors(tensors, self.shapes, self.batch)
         for view, tensor in zip(self.tensors(), tensors, strict=True):
             view.copy_(tensor)
 
-    def read(self, tokens: torch.Tensor, every: bool) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, all_logits: bool) -> torch.Tensor:
         """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``."""
-        runner, new, room = self.runner, tokens.shape[1], self.mask.shape[1] - self.length
+        session, new, room = self.session, tokens.shape[1], self.mask.shape[1] - self.length
         if new > room:  # what is bound by address is not checked again
             raise ValueError(f"{new} tokens do not fit in a cache that has room for {room} more.")
         before, self.seen = self._filled(), self.length
@@ -55,17 +58,16 @@ class GrowingCache:
         given = {
             "input_ids": tokens,
             "attention_mask": self.mask[:, : self.length],
-            "position_ids": self.places[:, self.length - new : self.length],
+            "position_ids": self.position_ids[:, self.length - new : self.length],
         }
-        given = {name: given[name].to(runner.dtype(name)).contiguous() for name in given if name in runner.inputs}
-        logits = empty_logits(runner, self.rows, new, self.vocab_size)
+        given = {name: given[name].to(session.dtype(name)).contiguous() for name in given if name in session.inputs}
+        logits = empty_logits(session, self.batch, new, self.vocab_size)
         present = {present_name(name): buffer for name, buffer in self.present.items()}
-        runner.run(runner.bind(given | self.past, {"logits": logits} | present, shapes))
+        session.run(session.bind(given | self.past, {"logits": logits} | present, shapes))
         self.fed = given
         self.past, self.present = self.present, self.past
         return logits
 
-    @property
     def feeds(self) -> dict[str, torch.Tensor]:
         """The inputs of the last step, by name; its past is the front of what the cache holds now."""
         if not self.fed:
@@ -86,7 +88,7 @@ class GrowingCache:
         return [self.past[name][: math.prod(shape)].view(shape) for name, shape in self._filled().items()]
 
     def _allocate(self, positions: int) -> dict[str, torch.Tensor]:
-        return allocate(self.runner, {n: (positions * heads * size,) for n, (heads, size) in self.shapes.items()})
+        return allocate(self.session, {n: (positions * heads * size,) for n, (heads, size) in self.shapes.items()})
 
     def _filled(self) -> dict[str, tuple[int, ...]]:
-        return {name: (self.rows, heads, self.length, size) for name, (heads, size) in self.shapes.items()}
+        return {name: (self.batch, heads, self.length, size) for name, (heads, size) in self.shapes.items()}

@@ -1,28 +1,48 @@
-"""A session on a device: buffers bound by address, run on a stream of its own, replayed as a CUDA graph where asked."""
+"""A session of onnxruntime on a device: buffers bound by address, run on a stream of its own."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import re
 import time
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
-import onnxruntime
 import torch
 
 from decodeloop.engines.cuda_graph import Capture
 from decodeloop.export.file import TYPES
 from decodeloop.models.load import pick_device
 
+if TYPE_CHECKING:
+    import onnxruntime
+
 SPIN = 400  # microseconds that a thread without work waits at most before it sleeps: about a short step's pauses
 NUMBERS = dict(TYPES.values())  # torch's element types -> ONNX's numbers
 
 
-class Runner:
-    """One ONNX Runtime session on one device.
+def load_onnxruntime() -> ModuleType:
+    """The module onnxruntime, which a plain installation of decodeloop does not have.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed: which extra to install.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            "onnxruntime is not installed: pip install 'decodeloop[cpu]', or 'decodeloop[cuda]' for an NVIDIA GPU."
+        ) from error
+    return onnxruntime
+
+
+class OnnxSession:
+    """One session on one device.
 
     Parameters
     ----------
@@ -30,36 +50,43 @@ class Runner:
     device : str or torch.device
         ``"auto"``, ``"cpu"`` or ``"cuda"``, as :class:`decodeloop.OnnxDecoder` takes it.
     session_options : onnxruntime.SessionOptions, optional
+    spinning : bool or "auto"
+        As :class:`decodeloop.OnnxDecoder` takes it.
     cuda_graphs : bool or "auto"
         Whether steps may be captured; only on CUDA. ``"auto"`` goes on without, and warns, where that fails.
     bits : int, optional
         Of the graph's weights, where they are quantized.
-    own_keys : bool
-        Whether each query head has keys of its own: no grouped queries.
 
     Raises
     ------
     ValueError
-        If the device is not there, for torch or for onnxruntime.
+        If the device is not there, for torch or for onnxruntime, or both options and ``spinning`` are given.
+    ImportError
+        If onnxruntime is not installed.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         device: torch.device | str,
         session_options: onnxruntime.SessionOptions | None = None,
-        cuda_graphs: bool | str = False,
+        spinning: bool | Literal["auto"] = "auto",
+        cuda_graphs: bool | Literal["auto"] = False,
         bits: int | None = None,
-        own_keys: bool = False,
     ) -> None:
-        self.device, self.bits, self.own_keys = _pick(device), bits, own_keys
-        on_gpu = self.device.type == "cuda"
-        self.stream = torch.cuda.Stream(self.device) if on_gpu else None
+        library = load_onnxruntime()
+        self.device = _pick(device)
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.capture = Capture(cuda_graphs, self.stream)
-        self.session = self._open(str(path), session_options)
+        if session_options is None:
+            session_options = self._options(spinning, bits)
+        elif spinning != "auto":
+            raise ValueError("spinning is one of session_options: give one of the two, or set it there yourself.")
+        self.session = self._open(os.fspath(path), session_options)
+        self.spinning = _spins(self.session)
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.outputs = {o.name: o for o in self.session.get_outputs()}
-        self._queued = onnxruntime.RunOptions()
+        self._queued = library.RunOptions()
         self._queued.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def dtype(self, name: str) -> torch.dtype:
@@ -68,9 +95,9 @@ class Runner:
 
     def bind(
         self,
-        inputs: dict[str, torch.Tensor],
-        outputs: dict[str, torch.Tensor],
-        shapes: dict[str, tuple[int, ...]] | None = None,
+        inputs: Mapping[str, torch.Tensor],
+        outputs: Mapping[str, torch.Tensor],
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> onnxruntime.IOBinding:
         """Bind tensors by address: they must be contiguous, and live as long as the binding is run.
 
@@ -111,20 +138,21 @@ class Runner:
                 "fewer rows or a shorter prompt."
             ) from error
 
-    def _open(self, path: str, session_options: onnxruntime.SessionOptions | None) -> onnxruntime.InferenceSession:
-        options = session_options or onnxruntime.SessionOptions()
-        if session_options is None:
-            options.log_severity_level = 3  # its remarks on node placement go past Python's stderr
-            spin = self.stream is None and is_idle()
-            # A thread that waits in a loop for its next piece of work starts it sooner, and takes the core of whoever
-            # has some: on two idle cores steps took two thirds of the time with it, on busy ones half as long again.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-            options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
-            if self.stream is not None and self.bits == 8:
-                # TensorRT-LLM's product for weights of 8 bits: on an H100 a step took 1.55 ms instead of 1.72. For 4
-                # bits onnxruntime's own is the faster one at one row.
-                options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "1")
-        providers: list = ["CPUExecutionProvider"]
+    def _options(self, spinning: bool | Literal["auto"], bits: int | None) -> onnxruntime.SessionOptions:
+        options = load_onnxruntime().SessionOptions()
+        options.log_severity_level = 3  # its remarks on node placement go past Python's stderr
+        if spinning == "auto":
+            spinning = self.stream is None and machine_was_idle()
+        options.add_session_config_entry(ALLOW_SPINNING, "1" if spinning else "0")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
+        if self.stream is not None and bits == 8:
+            # TensorRT-LLM's product for weights of 8 bits: on an H100 a step took 1.55 ms instead of 1.72. For 4 bits
+            # onnxruntime's own is the faster one at one row.
+            options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "1")
+        return options
+
+    def _open(self, path: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        providers: list[Any] = ["CPUExecutionProvider"]
         if self.stream is not None:
             cuda = {
                 "device_id": str(self.device.index or 0),
@@ -132,42 +160,44 @@ class Runner:
                 "use_tf32": "0",  # float32 means float32, as it does in torch by default
             }
             providers.insert(0, ("CUDAExecutionProvider", cuda))
-        onnxruntime.set_default_logger_severity(3)  # no plugin for CUDA is no news: the provider is built in
-        # The kernel "XQA" is made for query heads that share their keys. Where they do not, cuDNN's attention takes
-        # 3.7 us per layer instead of 5.1 on an H100. There is no other way to say so than the environment.
-        attention = {"ORT_ENABLE_XQA": "0"} if self.own_keys else {}
-        try:
-            with _environment(attention):
-                session = onnxruntime.InferenceSession(path, options, providers=providers)
-        finally:
-            onnxruntime.set_default_logger_severity(2)  # onnxruntime's own default
+        session = load_onnxruntime().InferenceSession(path, options, providers=providers)
         wanted = "CUDAExecutionProvider" if self.stream is not None else "CPUExecutionProvider"
         if session.get_providers()[0] != wanted:
             raise ValueError(f"asked for {wanted}, and onnxruntime fell back to {session.get_providers()}.")
         return session
 
 
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Within the block, these are set unless they are already; after it, the environment is as it was."""
-    new = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(new)
+ALLOW_SPINNING = "session.intra_op.allow_spinning"
+
+
+def _spins(session: onnxruntime.InferenceSession) -> bool:
+    """Whether a session's threads wait in a loop; onnxruntime's own default is that they do."""
     try:
-        yield
-    finally:
-        for name in new:
-            os.environ.pop(name, None)
+        return session.get_session_options().get_session_config_entry(ALLOW_SPINNING) != "0"
+    except Exception:  # onnxruntime's own, which has no public base: nobody set it
+        return True
 
 
-def _pick(device: Any) -> torch.device:
-    picked = pick_device(device)
-    if picked.type == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        lacking = f"onnxruntime {onnxruntime.__version__} has no CUDA provider: pip install 'decodeloop[cuda]'"
+def _pick(device: torch.device | str) -> torch.device:
+    picked, library = pick_device(device), load_onnxruntime()
+    if picked.type == "cuda" and "CUDAExecutionProvider" not in library.get_available_providers():
+        lacking = f"onnxruntime {library.__version__} has no CUDA provider: pip install 'decodeloop[cuda]'"
         if device != "auto":
             raise ValueError(f"device={str(device)!r}: {lacking}.")
-        warnings.warn(f"torch sees a GPU, but {lacking}. Running on the CPU.", stacklevel=4)
+        warnings.warn(f"torch sees a GPU, but {lacking}. Running on the CPU.", stacklevel=5)
         return torch.device("cpu")
     return picked
+
+
+@functools.cache
+def machine_was_idle() -> bool:
+    """Whether three quarters of the cores that this process may use had nothing to do when it was first asked.
+
+    Asked once, so that all sessions of a process do the same; True where the system does not tell.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    idle = idle_cores()
+    return idle is None or idle >= 0.75 * cores
 
 
 def idle_cores(seconds: float = 0.05) -> float | None:
@@ -183,13 +213,6 @@ def idle_cores(seconds: float = 0.05) -> float | None:
     except (OSError, ValueError, IndexError, AttributeError):
         return None
     return (idle + sum(os.times()[:2]) - ours) / passed
-
-
-def is_idle() -> bool:
-    """Whether three quarters of the cores that this process may use have nothing to do, or nobody can say."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    idle = idle_cores()
-    return idle is None or idle >= 0.75 * cores
 
 
 def _idle_seconds() -> float:

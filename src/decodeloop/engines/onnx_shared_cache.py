@@ -7,120 +7,128 @@ into a right-padded one on the way in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from decodeloop.caches.buffer_pool import Steps
+from decodeloop.caches.buffer_pool import BufferPool
 from decodeloop.decoding.prompt import Prompt
+from decodeloop.engines.captured_step import CapturedStep
 from decodeloop.engines.onnx_buffers import allocate, cache_shapes, check_tensors, empty_logits, present_name
-from decodeloop.engines.onnx_session import Runner
+from decodeloop.engines.onnx_session import OnnxSession
 
 
 class SharedCache:
-    """Steps of a graph of ``exporter="gqa"``."""
+    """Steps of a graph of ``exporter="fused"``: a :class:`decodeloop.decoding.engine.StepCache`."""
 
-    def __init__(self, runner: Runner, vocab_size: int, capacity: int | None) -> None:
-        self.runner, self.vocab_size = runner, vocab_size
-        self.shapes = cache_shapes(runner)
-        self.steps = Steps(self._new_step, capacity)
+    def __init__(self, session: OnnxSession, vocab_size: int, capacity: int | None) -> None:
+        self.session, self.vocab_size = session, vocab_size
+        self.shapes = cache_shapes(session)
+        self.steps = BufferPool(self._new_step, capacity)
+        self.length = 0
+        self.fed: dict[str, torch.Tensor] = {}
 
     def start(self, prompt: Prompt, capacity: int) -> None:
         """Forget the text; make room for the prompt's rows, and for the first of ``capacity`` positions in all."""
-        self.prompt, (self.rows, length), self.length = prompt, prompt.input_ids.shape, 0
+        (self.batch, length), self.length, self.fed = prompt.input_ids.shape, 0, {}
         self.padding = (prompt.attention_mask == 0).sum(-1)
         self.padded = bool(self.padding.any())
-        self.step: DecodeStep = self.steps.start(self.rows, length, capacity)
+        self.step: DecodeStep = self.steps.start(self.batch, length, capacity)
 
-    def load(self, tensors: list[torch.Tensor]) -> None:
+    def load(self, tensors: Sequence[torch.Tensor]) -> None:
         """Fill the cache with flat tensors, copied."""
-        self.length = check_tensors(tensors, self.shapes, self.rows)
+        self.length = check_tensors(tensors, self.shapes, self.batch)
         for buffer, tensor in zip(self.step.cache.values(), tensors, strict=True):
             for row, padding in enumerate(self.padding.tolist()):
                 buffer[row, :, : self.length - padding] = tensor[row, :, padding:]
-        self.step.set_lengths(self.length - self.padding)
+        self._set_length(self.length)
 
-    def read(self, tokens: torch.Tensor, every: bool) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, all_logits: bool) -> torch.Tensor:
         """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``."""
-        new = tokens.shape[1]
-        if self.length + new > self.step.capacity:
-            self._grow(self.length + new)
-        if new == 1 and self.length:
+        new, before = tokens.shape[1], self.length
+        if before + new > self.step.capacity:
+            self._grow(before + new)
+        if new == 1 and before:
             self.length += 1
-            self.feeds = self.step.inputs
+            self.fed = self.step.inputs
             return self.step.run(tokens)
-        if self.length and self.rows > 1:  # the operator continues a batch one token at a time
-            return torch.cat([self.read(tokens[:, i : i + 1], every).clone() for i in range(new)], dim=1)
-        return self._read_padded(tokens) if self.padded else self._read(tokens)
+        if before and self.batch > 1:  # the operator continues a batch one token at a time
+            return torch.cat([self.forward(tokens[:, i : i + 1], all_logits).clone() for i in range(new)], dim=1)
+        if before or not self.padded:
+            first = before - int(self.padding[0]) if before else 0
+            logits = self._run(tokens, first, before + new - self.padding)
+            self._set_length(before + new)
+            return logits
+        return self._read_padded(tokens)
 
     def rewind(self, count: int) -> None:
         """Forget the last ``count`` positions: what stands there is not read again before it is overwritten."""
-        self.length -= count
-        self.step.set_lengths(self.length - self.padding)
-
-    def reorder(self, rows: torch.Tensor) -> None:
-        """Let row ``i`` be what row ``rows[i]`` was."""
-        for buffer in self.step.cache.values():
-            buffer[:, :, : self.length] = buffer[rows, :, : self.length]
+        self._set_length(self.length - count)
 
     def tensors(self) -> list[torch.Tensor]:
         """Copies of the filled part, flat and padded on the left, each ``[batch, heads, length, head size]``."""
+        padding = self.padding.tolist()
         return [
-            torch.stack(
-                [row[:, : self.length].roll(padding, 1) for row, padding in zip(t, self.padding.tolist(), strict=True)]
-            )
-            for t in self.step.cache.values()
+            torch.stack([row[:, : self.length].roll(count, 1) for row, count in zip(buffer, padding, strict=True)])
+            for buffer in self.step.cache.values()
         ]
 
-    def _new_step(self, rows: int, capacity: int) -> DecodeStep:
-        return DecodeStep(self.runner, self.shapes, rows, capacity, self.vocab_size)
+    def feeds(self) -> dict[str, torch.Tensor]:
+        """The inputs of the step that ran last, by name."""
+        return self.fed
+
+    def _new_step(self, batch: int, capacity: int) -> DecodeStep:
+        return DecodeStep(self.session, self.shapes, batch, capacity, self.vocab_size)
+
+    def _set_length(self, length: int) -> None:
+        self.length = length
+        self.step.set_lengths(length - self.padding)
 
     def _grow(self, needed: int) -> None:
         old = self.step
-        self.step = self.steps.grow(self.rows, needed, old.capacity)
+        self.step = self.steps.grow(self.batch, needed, old.capacity)
         for name, buffer in self.step.cache.items():
             buffer[:, :, : self.length] = old.cache[name][:, :, : self.length]
-        self.step.set_lengths(self.length - self.padding)
-
-    def _read(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Several tokens of rows without padding, in one run."""
-        first, self.length = self.length, self.length + tokens.shape[1]
-        return self._run(tokens, first, self.length - self.padding)
+        self._set_length(self.length)
 
     def _read_padded(self, tokens: torch.Tensor) -> torch.Tensor:
-        """A padded prompt: its rows moved to the left; and where they end apart, their last tokens in a second run."""
-        length = tokens.shape[1]
-        lengths = length - self.padding
-        column = torch.arange(length, device=tokens.device)[None]
-        moved = tokens.gather(1, (column + self.padding[:, None]).remainder(length))
-        self.length = length
-        if self.runner.outputs["logits"].shape[1] != 1:
+        """A left-padded prompt ``[batch, new]``, each row moved to the beginning of its buffer."""
+        new = tokens.shape[1]
+        lengths, column = new - self.padding, torch.arange(new, device=tokens.device)[None]
+        moved = tokens.gather(1, (column + self.padding[:, None]).remainder(new))
+        if self.session.outputs["logits"].shape[1] != 1:
             logits = self._run(moved, 0, lengths)
-            self.step.set_lengths(lengths)
-            back = (column - self.padding[:, None]).remainder(length)  # to the columns that they came from
+            self._set_length(new)
+            back = (column - self.padding[:, None]).remainder(new)  # to the columns that they came from
             return logits.gather(1, back[..., None].expand(-1, -1, logits.shape[-1]))
-        # the graph gives the logits of the last column, where only the longest row ends
-        self._run(moved[:, : int(lengths.max()) - 1] if length > 1 else moved, 0, (lengths - 1).clamp(min=1))
+        # The graph gives the logits of one column, and the rows end in different ones. So the last token of each row
+        # is left to a decode step. To let the graph pick each row's own would cost every step of every generation a
+        # kernel or two more, and an operator that a CUDA graph can hold.
+        if (longest := int(lengths.max())) > 1:
+            self._run(moved[:, : longest - 1], 0, (lengths - 1).clamp(min=1))
+        self.length = new
         self.step.set_lengths(lengths - 1)
         return self.step.run(tokens[:, -1:])
 
     def _run(self, tokens: torch.Tensor, first: int, lengths: torch.Tensor) -> torch.Tensor:
-        runner, (rows, new) = self.runner, tokens.shape
-        column = torch.arange(first + new, device=runner.device)[None]
+        """Run over tokens ``[batch, new]`` from position ``first`` on; then the rows have ``lengths`` ``[batch]``."""
+        session, (batch, new) = self.session, tokens.shape
+        position = torch.arange(first + new, device=session.device)[None]
         given = {
             "input_ids": tokens,
-            "attention_mask": (column < lengths[:, None]).to(torch.int64),
-            "position_ids": column[:, first:].expand(rows, -1),
+            "attention_mask": (position < lengths[:, None]).to(torch.int64),
+            "position_ids": position[:, first:].expand(batch, -1),
         }
-        given = {name: given[name].to(runner.dtype(name)).contiguous() for name in given if name in runner.inputs}
-        logits = empty_logits(runner, rows, new, self.vocab_size)
+        given = {name: given[name].to(session.dtype(name)).contiguous() for name in given if name in session.inputs}
+        logits = empty_logits(session, batch, new, self.vocab_size)
         present = {present_name(name): tensor for name, tensor in self.step.cache.items()}
-        self.feeds = given | self.step.cache
-        runner.run(runner.bind(self.feeds, {"logits": logits} | present))
-        self.step.set_lengths(lengths)
+        self.fed = given | self.step.cache
+        session.run(session.bind(self.fed, {"logits": logits} | present))
         return logits
 
 
-class DecodeStep:
-    """The buffers of one decode step for ``rows`` rows and a capacity, bound once, and the step's CUDA graph.
+class DecodeStep(CapturedStep):
+    """The buffers of one decode step for a batch and a capacity, bound once.
 
     Raises
     ------
@@ -128,42 +136,29 @@ class DecodeStep:
         If there is no room for them.
     """
 
-    WARM_UP = 2  # steps before the capture, in which onnxruntime lays out its memory
+    logits: torch.Tensor
 
     def __init__(
-        self, runner: Runner, shapes: dict[str, tuple[int, int]], rows: int, capacity: int, vocab_size: int
+        self, session: OnnxSession, shapes: dict[str, tuple[int, int]], batch: int, capacity: int, vocab_size: int
     ) -> None:
-        self.runner, self.capacity = runner, capacity
-        sizes = {name: (rows, heads, capacity, size) for name, (heads, size) in shapes.items()}
-        self.cache = allocate(runner, sizes, zeros=True)
-        self.tokens, self.positions = (torch.zeros(rows, 1, dtype=torch.int64, device=runner.device) for _ in range(2))
+        super().__init__(session.capture, batch, capacity, session.device)
+        self.session = session
+        sizes = {name: (batch, heads, capacity, size) for name, (heads, size) in shapes.items()}
+        self.cache = allocate(session, sizes, zeros=True)
         # the mask's shape is the capacity, its sum a row's length
-        self.mask = torch.zeros(rows, capacity, dtype=torch.int64, device=runner.device)
-        self.logits = empty_logits(runner, rows, 1, vocab_size)
+        self.mask = torch.zeros(batch, capacity, dtype=torch.int64, device=session.device)
+        self.logits = empty_logits(session, batch, 1, vocab_size)
         inputs = {"input_ids": self.tokens, "attention_mask": self.mask, "position_ids": self.positions}
-        self.inputs = {name: tensor for name, tensor in inputs.items() if name in runner.inputs} | self.cache
+        self.inputs = {name: tensor for name, tensor in inputs.items() if name in session.inputs} | self.cache
         present = {present_name(name): tensor for name, tensor in self.cache.items()}
-        self.binding = runner.bind(self.inputs, {"logits": self.logits} | present)
-        self.graph, self.steps = None, 0
+        self.binding = session.bind(self.inputs, {"logits": self.logits} | present)
 
     def set_lengths(self, lengths: torch.Tensor) -> None:
-        """How many positions each row has, ``[rows]``."""
+        """How many positions each row has, ``[batch]``."""
         self.positions.copy_(lengths[:, None] - 1)
         self.mask.copy_(torch.arange(self.capacity, device=self.mask.device)[None] < lengths[:, None])
 
-    def run(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Append one token to each row, ``[rows, 1]``: the logits ``[rows, 1, vocabulary]``, overwritten later."""
-        self.tokens.copy_(tokens)
-        if self.graph is not None:
-            self.graph.replay()
-            return self.logits
-        self._step()
-        self.steps += 1
-        if self.steps == self.WARM_UP and self.runner.capture.wanted:
-            self.graph = self.runner.capture(self._step, lambda: self.positions.sub_(1), self.logits)
-        return self.logits
-
-    def _step(self) -> None:
+    def compute(self) -> None:
         self.positions.add_(1)
         self.mask.scatter_(1, self.positions, 1)
-        self.runner.run(self.binding)
+        self.session.run(self.binding)

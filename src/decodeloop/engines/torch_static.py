@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, StaticCache
 from transformers.cache_utils import Cache, StaticLayer
 
-from decodeloop.caches.buffer_pool import Steps, no_room
-from decodeloop.caches.convert import cache_to_tensors, check_cache, empty_tensors, tensors_to_cache
+from decodeloop.caches.buffer_pool import BufferPool, no_room
+from decodeloop.caches.convert import cache_to_tensors, empty_tensors, tensors_to_cache
 from decodeloop.caches.layers import kv_layers, write_layer
-from decodeloop.decoding.loop import DecodeOptions, decode, run
+from decodeloop.decoding.engine import Past
+from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
+from decodeloop.engines.captured_step import CapturedStep
 from decodeloop.engines.cuda_graph import Capture
 from decodeloop.engines.kernels.merged_linear import with_merged_linears
-from decodeloop.engines.torch_loop import TorchEngine
+from decodeloop.engines.torch_loop import TorchEngine, checked
 
 
 class TorchDecoder(TorchEngine):
@@ -67,34 +69,25 @@ class TorchDecoder(TorchEngine):
                 "use decodeloop.generate(model, ...)."
             )
         on_gpu = self.device.type == "cuda"
-        self.queues = on_gpu
+        self.runs_async = on_gpu
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
-        self.forward = torch.compile(for_one_token(model).forward, dynamic=False) if compile else model.forward
-        self.steps = Steps(self._new_step, capacity)
+        self.forward_one = torch.compile(for_one_token(model).forward, dynamic=False) if compile else model.forward
+        self.steps = BufferPool(self._new_step, capacity)
 
-    def generate(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
-        """Continue a batch of prompts; arguments, result and errors are those of :func:`decodeloop.generate`."""
-        return run(self, input_ids, **options)
+    generate, stream = run, decode
 
-    def stream(self, input_ids: torch.Tensor, **options: Unpack[DecodeOptions]) -> Iterator[torch.Tensor]:
-        """The tokens as they come; arguments, result and errors are those of :func:`decodeloop.stream`."""
-        return decode(self, input_ids, **options)
-
-    def start(self, prompt: Prompt, capacity: int, past: Any = None, rewinds: bool = False) -> int:
+    def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         """Forget earlier text; the number of positions that ``past`` holds."""
-        self.turn += 1
+        self.generation += 1
         self.prompt, self.length = prompt, 0
         self.step = self.steps.start(*prompt.input_ids.shape, capacity)
         if past is not None:
-            if isinstance(past, Cache):
-                check_cache(past, self.config, rows=len(prompt.input_ids))
-                past = cache_to_tensors(past)
-            self._load(past)
+            self._load(cache_to_tensors(checked(past, self.config, len(prompt.input_ids))))
         self.step.set_length(prompt, self.length)
         return self.length
 
     @torch.no_grad()
-    def read(self, tokens: torch.Tensor, every: bool = False) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, all_logits: bool = False) -> torch.Tensor:
         """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``, overwritten later."""
         new, seen = tokens.shape[1], self.length
         if seen + new > self.step.capacity:
@@ -109,7 +102,7 @@ class TorchDecoder(TorchEngine):
                 position_ids=self.prompt.positions(self.length, new),
                 past_key_values=cache,
                 use_cache=True,
-                **({"logits_to_keep": 1} if self._keeps and not every else {}),
+                **({"logits_to_keep": 1} if self._keeps and not all_logits else {}),
             ).logits
         self.step.set_length(self.prompt, self.length)
         return logits
@@ -152,8 +145,8 @@ class TorchDecoder(TorchEngine):
             ~seen, torch.finfo(self.model.dtype).min
         )
 
-    def _new_step(self, rows: int, capacity: int) -> StaticStep:
-        return StaticStep(self, rows, capacity)
+    def _new_step(self, batch: int, capacity: int) -> StaticStep:
+        return StaticStep(self, batch, capacity)
 
 
 def for_one_token(model: PreTrainedModel) -> PreTrainedModel:
@@ -169,80 +162,65 @@ def for_one_token(model: PreTrainedModel) -> PreTrainedModel:
 class PlacedLayer(StaticLayer):
     """A layer of fixed capacity that is told where to write: transformers' counts for itself, a few kernels each."""
 
-    def __init__(self, capacity: int, places: torch.Tensor) -> None:
+    def __init__(self, capacity: int, cache_position: torch.Tensor) -> None:
         super().__init__(capacity)
-        self.places = places
+        self.cache_position = cache_position
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write at the places ``[new]``; the whole buffers."""
-        self.keys.index_copy_(2, self.places, key_states)
-        self.values.index_copy_(2, self.places, value_states)
+        """Write at ``cache_position`` ``[new]``; the whole buffers."""
+        self.keys.index_copy_(2, self.cache_position, key_states)
+        self.values.index_copy_(2, self.cache_position, value_states)
         return self.keys, self.values
 
     def get_seq_length(self) -> torch.Tensor:
         """The positions before those that are written now."""
-        return self.places[0]
+        return self.cache_position[0]
 
 
-class StaticStep:
-    """The buffers of one decode step for ``rows`` rows and a capacity, and the step's CUDA graph."""
+class StaticStep(CapturedStep):
+    """The buffers of a step for a batch and a capacity: transformers' static cache, a mask, and where to write."""
 
-    WARM_UP = 2  # steps before the capture, in which libraries set themselves up
-
-    def __init__(self, decoder: TorchDecoder, rows: int, capacity: int) -> None:
-        self.decoder, self.capacity, device = decoder, capacity, decoder.device
-        self.tokens, self.positions = (torch.zeros(rows, 1, dtype=torch.int64, device=device) for _ in range(2))
-        self.column = torch.zeros(1, dtype=torch.int64, device=device)
-        self.mask = torch.zeros(rows, 1, 1, capacity, dtype=decoder.model.dtype, device=device)
+    def __init__(self, decoder: TorchDecoder, batch: int, capacity: int) -> None:
+        super().__init__(decoder.capture, batch, capacity, decoder.device)
+        self.decoder = decoder
+        device, dtype = decoder.device, decoder.model.dtype
+        self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.mask = torch.zeros(batch, 1, 1, capacity, dtype=dtype, device=device)
         self.cache = StaticCache(config=decoder.config, max_cache_len=capacity)
-        self.cache.layers = [PlacedLayer(capacity, self.column) for _ in self.cache.layers]
-        pairs = empty_tensors(decoder.config, rows, dtype=decoder.model.dtype, device=device)
+        self.cache.layers = [PlacedLayer(capacity, self.cache_position) for _ in self.cache.layers]
+        pairs = empty_tensors(decoder.config, batch, dtype=dtype, device=device)
         try:
             for layer, keys, values in zip(self.cache.layers, pairs[::2], pairs[1::2], strict=True):
                 layer.lazy_initialization(keys, values)
         except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own
             each = sum(tensor.element_size() * tensor.shape[1] * tensor.shape[3] for tensor in pairs)
-            raise no_room(device, rows * capacity * each) from error
-        self.logits: torch.Tensor | None = None
-        self.graph, self.count = None, 0
+            raise no_room(device, batch * capacity * each) from error
 
     def set_length(self, prompt: Prompt, length: int) -> None:
         """The buffers hold ``length`` positions of the prompt's rows and what they said."""
-        self.column.fill_(length - 1)
+        self.cache_position.fill_(length - 1)
         self.positions.copy_(prompt.positions(length, 1))
         hidden = torch.nn.functional.pad(prompt.mask(length), (0, self.capacity - length)) == 0
         self.mask.zero_().masked_fill_(hidden[:, None, None], torch.finfo(self.mask.dtype).min)
 
     @contextlib.contextmanager
-    def writing_at(self, places: torch.Tensor) -> Iterator[StaticCache]:
-        """The cache, whose layers write at these places ``[new]`` instead of the step's column."""
+    def writing_at(self, cache_position: torch.Tensor) -> Iterator[StaticCache]:
+        """The cache, whose layers write at these positions ``[new]`` instead of the step's."""
         for layer in self.cache.layers:
-            layer.places = places
+            layer.cache_position = cache_position
         try:
             yield self.cache
         finally:
             for layer in self.cache.layers:
-                layer.places = self.column
+                layer.cache_position = self.cache_position
 
-    def run(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Append one token to each row, ``[rows, 1]``: the logits ``[rows, 1, vocabulary]``, overwritten later."""
-        self.tokens.copy_(tokens)
-        if self.graph is not None:
-            self.graph.replay()
-            return self.logits
-        self._step()
-        self.count += 1
-        if self.count == self.WARM_UP and self.decoder.capture.wanted:
-            self.graph = self.decoder.capture(self._step, self._undo, self.logits)
-        return self.logits
-
-    def _step(self) -> None:
-        self.column.add_(1)
+    def compute(self) -> None:
+        self.cache_position.add_(1)
         self.positions.add_(1)
-        self.mask.index_fill_(3, self.column, 0)
-        logits = self.decoder.forward(
+        self.mask.index_fill_(3, self.cache_position, 0)
+        logits = self.decoder.forward_one(
             input_ids=self.tokens,
             attention_mask=self.mask,
             position_ids=self.positions,
@@ -254,6 +232,6 @@ class StaticStep:
         else:
             self.logits.copy_(logits)
 
-    def _undo(self) -> None:
-        self.column.sub_(1)
-        self.positions.sub_(1)
+    def step_back(self) -> None:
+        super().step_back()
+        self.cache_position.sub_(1)

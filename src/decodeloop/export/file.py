@@ -81,7 +81,7 @@ def save_graph(graph: onnx_ir.Model, path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def graph_facts(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """What our export wrote into the graph's metadata: configuration, special tokens, exporter. Else empty."""
     for entry in onnx.load(path, load_external_data=False).metadata_props:
         if entry.key == METADATA:
@@ -89,13 +89,18 @@ def graph_facts(path: Path) -> dict[str, Any]:
     return {}
 
 
-def model_facts(facts: dict[str, Any], path: Path) -> tuple[PreTrainedConfig | None, Any, Any]:
+def has_shared_cache(metadata: dict[str, Any]) -> bool:
+    """Whether past and present are one buffer: a graph of exporter="fused", which older files call "gqa"."""
+    return metadata.get("exporter") in ("fused", "gqa")
+
+
+def model_settings(metadata: dict[str, Any], path: Path) -> tuple[PreTrainedConfig | None, Any, Any]:
     """Configuration, end-of-sequence ids and padding id: from the graph's metadata, else from the files beside it."""
-    if facts:
-        return AutoConfig.for_model(**facts["config"]), facts["eos_token_id"], facts["pad_token_id"]
+    if metadata:
+        return AutoConfig.for_model(**metadata["config"]), metadata["eos_token_id"], metadata["pad_token_id"]
     if not (path.parent / "config.json").exists():
         return None, None, None
-    config = AutoConfig.from_pretrained(path.parent)
+    config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
     generation = GenerationConfig.from_model_config(config)
     if (path.parent / "generation_config.json").exists():
         generation = GenerationConfig.from_pretrained(path.parent)

@@ -93,9 +93,9 @@ def quantize_onnx(
         _replace(model.graph, node, quantizer, accuracy_level)
     _drop_unused(model.graph)
     model.graph.opset_imports.setdefault("com.microsoft", 1)
-    facts = json.loads(model.metadata_props.get(METADATA, "{}"))
-    if facts:
-        model.metadata_props[METADATA] = json.dumps(facts | {"bits": bits, "block_size": block_size})
+    metadata = json.loads(model.metadata_props.get(METADATA, "{}"))
+    if metadata:
+        model.metadata_props[METADATA] = json.dumps(metadata | {"bits": bits, "block_size": block_size})
     save_graph(model, target)
     return target
 

@@ -11,8 +11,10 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import onnx
+import onnx_ir
 import torch
 from transformers import PreTrainedModel
 
@@ -31,9 +33,11 @@ from decodeloop.export.traced import (
 from decodeloop.export.traced_gqa import GqaDecoder, gqa_attentions, gqa_inputs
 from decodeloop.models.load import get_weight_type
 
-EXPORTERS = ("dynamo", "gqa")
-DEFAULT_LOGITS = {"dynamo": "all", "gqa": "last"}
-OPSETS = {"dynamo": 20, "gqa": 21}  # all current runtimes read 20; 21 has the operators that gqa asks for by name
+Exporter = Literal["dynamo", "fused", "gqa"]
+Logits = Literal["all", "last"]
+DEFAULT_LOGITS: dict[str, Logits] = {"dynamo": "all", "fused": "last"}
+OPSETS = {"dynamo": 20, "fused": 21}  # all current runtimes read 20; 21 has the operators that "fused" asks for by name
+ALIASES = {"gqa": "fused"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,9 @@ class ExportReport:
     external_data : Path
         The weights.
     exporter : str
-        Which exporter made it.
+        Which exporter made it, ``"dynamo"`` or ``"fused"``.
+    graph : str
+        How: ``"fused"`` is put together from fused operators, ``"traced"`` from what the model did when it was run.
     opset : int
         Version of ONNX's operator set.
     seconds : float
@@ -63,6 +69,7 @@ class ExportReport:
     path: Path
     external_data: Path
     exporter: str
+    graph: str
     opset: int
     seconds: float
     inputs: dict[str, list[int | str]]
@@ -72,11 +79,7 @@ class ExportReport:
 
 
 def export_onnx(
-    model: PreTrainedModel,
-    path: str | os.PathLike,
-    *,
-    exporter: str = "dynamo",
-    logits: str | None = None,
+    model: PreTrainedModel, path: str | os.PathLike[str], *, exporter: Exporter = "dynamo", logits: Logits | None = None
 ) -> ExportReport:
     """Export a decoder to one ONNX graph for both phases: reading the prompt, and decoding through the cache.
 
@@ -92,13 +95,21 @@ def export_onnx(
     path : str or path
         The file to write, in an existing folder; the weights go beside it, to ``<path>.data``.
     exporter : str
-        ``"dynamo"``: ``torch.onnx.export`` on the plain model, for any ONNX runtime. ``"gqa"``: the same, with each
-        layer's attention as one ``com.microsoft::GroupQueryAttention`` over a cache of fixed capacity, which past and
-        present share: for onnxruntime, the faster one. There, ``past`` is ``capacity``, ``present`` is the same
-        buffer, and rows are padded on the right, which :class:`decodeloop.OnnxDecoder` takes care of.
-    logits : str
+        - ``"dynamo"``: ``torch.onnx.export`` on the plain model, for any ONNX runtime. The cache grows: ``present`` is
+          ``past`` with the new positions behind.
+        - ``"fused"``: for onnxruntime, and the faster one. Each layer's attention is one
+          ``com.microsoft::GroupQueryAttention``, whatever the number of key heads, over a cache of fixed capacity that
+          past and present share: ``past`` is ``capacity``, ``present`` the same buffer, and rows are padded on the
+          right, which :class:`decodeloop.OnnxDecoder` takes care of.
+
+          For models whose layers are known (Llama, Mistral, Phi, Phi-3, Qwen 2 and 3, SmolLM3) the whole graph is put
+          together from fused operators. It has no ``position_ids``: the operator counts them from the mask and rotates
+          by itself. Other models are traced with that operator as their attention, which takes longer, and their graph
+          has ``position_ids`` as usual. ``ExportReport.graph`` says which. ``"gqa"`` is an older name of it.
+    logits : str, optional
         ``"all"``: the logits of every position of ``input_ids``; ``"last"``: of the last one only, ``[batch, 1,
-        vocabulary]``, which is all that decoding needs.
+        vocabulary]``, which is all that decoding needs. Default: ``"all"`` with ``"dynamo"``, ``"last"`` with
+        ``"fused"``.
 
     Returns
     -------
@@ -110,10 +121,19 @@ def export_onnx(
         If an argument cannot be used, or the model is one that this export does not cover.
     FileNotFoundError
         If the folder of ``path`` does not exist.
+
+    Examples
+    --------
+    >>> import decodeloop, tempfile
+    >>> loaded = decodeloop.load(device="cpu")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = decodeloop.export_onnx(loaded.model, f"{folder}/model.onnx", exporter="fused")
+    >>> report.graph, report.operators["GroupQueryAttention"], report.outputs["logits"]
+    ('fused', 6, ['batch', 1, 3072])
     """
-    path = Path(path)
-    if exporter not in EXPORTERS:
-        raise ValueError(f"exporter={exporter!r}: expected one of {', '.join(map(repr, EXPORTERS))}.")
+    path, name = Path(path), ALIASES.get(exporter, exporter)
+    if name not in OPSETS:
+        raise ValueError(f"exporter={exporter!r}: expected one of {', '.join(map(repr, OPSETS))}.")
     if logits not in ("all", "last", None):
         raise ValueError(f'logits={logits!r}: expected "all" or "last", or None for what the exporter does by itself.')
     if path.is_dir():
@@ -121,31 +141,30 @@ def export_onnx(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist.")
     started = time.perf_counter()
-    last_only = (logits or DEFAULT_LOGITS[exporter]) == "last"
-    if exporter == "gqa" and fusable(model):
-        graph = fused_decoder(model, last_only)
-    else:
-        graph = _trace(model, exporter, last_only).model
-    graph.metadata_props[METADATA] = _metadata(model, exporter)
+    last_only = (logits or DEFAULT_LOGITS[name]) == "last"
+    put_together = name == "fused" and fusable(model)
+    graph = fused_decoder(model, last_only) if put_together else _trace(model, name, last_only)
+    graph.metadata_props[METADATA] = _metadata(model, name)
     save_graph(graph, path)
-    return _report(path, exporter, time.perf_counter() - started)
+    return _report(path, name, "fused" if put_together else "traced", time.perf_counter() - started)
 
 
-def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> torch.onnx.ONNXProgram:
+def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Model:
     inputs, dynamic_shapes = export_inputs(model)
     layers = filled_layers(inputs["past_key_values"])
-    if exporter == "gqa":
+    decoder: FlatDecoder | GqaDecoder
+    if exporter == "fused":
         inputs, dynamic_shapes = gqa_inputs(model, inputs)
-        decoder, attentions = GqaDecoder(model, last_only), gqa_attentions
+        decoder, attentions = GqaDecoder(model, last_only), gqa_attentions(model)
     else:
         inputs["past_key_values"] = flat_tensors(inputs["past_key_values"])
-        decoder, attentions = FlatDecoder(model, layers, last_only), contextlib.nullcontext
+        decoder, attentions = FlatDecoder(model, layers, last_only), contextlib.nullcontext()
     pairs = [f"{layer}.{name}" for layer in layers for name in ("key", "value")]
     names = [name for name in inputs if name != "past_key_values"]
     if "position_ids" not in inputs:
         inputs["position_ids"] = dynamic_shapes["position_ids"] = None
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
-    with _quiet(), exportable(model), attentions(model):
+    with _quiet(), exportable(model), attentions:
         try:
             program = torch.onnx.export(
                 decoder,
@@ -159,11 +178,11 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> torch.onnx
                 verbose=False,
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
-            hint = '; exporter="dynamo" takes more models' if exporter == "gqa" else ""
+            hint = '; exporter="dynamo" takes more models' if exporter == "fused" else ""
             raise ValueError(f"{type(model).__name__} cannot be exported: {one_line(error)}{hint}.") from error
         if exporter == "dynamo":  # the other's attention is a symbol, which PyTorch cannot run
             check_trace(decoder, program.exported_program, inputs)
-    return program
+    return program.model
 
 
 class _quiet(warnings.catch_warnings):
@@ -199,13 +218,14 @@ def _metadata(model: PreTrainedModel, exporter: str) -> str:
     )
 
 
-def _report(path: Path, exporter: str, seconds: float) -> ExportReport:
+def _report(path: Path, exporter: str, graph: str, seconds: float) -> ExportReport:
     proto = onnx.load(path, load_external_data=False)
     data = path.with_name(path.name + ".data")
     return ExportReport(
         path=path,
         external_data=data,
         exporter=exporter,
+        graph=graph,
         opset=next(opset.version for opset in proto.opset_import if opset.domain == ""),
         seconds=seconds,
         inputs=_shapes(proto.graph.input),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from decodeloop.decoding.loop import Engine
+from decodeloop.decoding.engine import Engine
 from decodeloop.decoding.prompt import check_prompt
 from decodeloop.decoding.stopping import stopping
 from decodeloop.engines.onnx_decoder import OnnxDecoder
@@ -139,7 +139,7 @@ def verify(
         for step in range(max_new_tokens):
             for engine in (ref, cand) if step == 0 else ():
                 engine.start(prompt.to(engine.device), ids.shape[1] + max_new_tokens)
-            outputs = [engine.read(unread.to(engine.device))[:, -1] for engine in (ref, cand)]
+            outputs = [engine.forward(unread.to(engine.device))[:, -1] for engine in (ref, cand)]
             eps = max(torch.finfo(logits.dtype).eps for logits in outputs)
             want, got = (logits.double().cpu() for logits in outputs)
             expected, chosen = want.argmax(-1), got.argmax(-1)
@@ -192,7 +192,10 @@ def perplexity(decoder: Decoder, input_ids: torch.Tensor, *, attention_mask: tor
     chunks = text.input_ids.split(1, dim=1) if getattr(engine, "last_only", False) else [text.input_ids]
     losses, seen = [], 0
     for chunk in chunks:
-        logits, following = engine.read(chunk, every=True), text.input_ids[:, seen + 1 : seen + 1 + chunk.shape[1]]
+        logits, following = (
+            engine.forward(chunk, all_logits=True),
+            text.input_ids[:, seen + 1 : seen + 1 + chunk.shape[1]],
+        )
         seen += chunk.shape[1]
         if following.shape[1]:
             log_p = logits[:, : following.shape[1]].float().log_softmax(-1)

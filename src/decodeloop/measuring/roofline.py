@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from decodeloop.caches.convert import empty_tensors
 from decodeloop.caches.layers import kv_layers
-from decodeloop.export.file import check_graph_file, graph_facts, model_facts
+from decodeloop.export.file import check_graph_file, model_settings, read_metadata
 from decodeloop.measuring.timing import memory_bandwidth
 from decodeloop.models.load import get_weight_type
 
@@ -133,11 +133,11 @@ def _weights(model: torch.nn.Module) -> int:
 
 def _graph(path: Path) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
     check_graph_file(path)
-    facts = graph_facts(path)
+    facts = read_metadata(path)
     graph = ir.load(path).graph
     read = [value for value in graph.initializers.values() if any(_reads(*use) for use in value.uses())]
     dtype = getattr(torch, facts["dtype"]) if facts else torch.float32
-    return sum(value.const_value.nbytes for value in read), model_facts(facts, path)[0], dtype
+    return sum(value.const_value.nbytes for value in read), model_settings(facts, path)[0], dtype
 
 
 def _reads(node: ir.Node, index: int) -> bool:

@@ -1,0 +1,74 @@
+"""What a decode loop asks of an engine, and an ONNX engine of the cache that it keeps: two protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache
+
+from decodeloop.decoding.prompt import Prompt
+
+#: What an earlier generation left: a transformers cache, or keys and values of each layer in turn.
+Past = Cache | Sequence[torch.Tensor]
+
+
+class Engine(Protocol):
+    """A model with a cache, which :func:`decodeloop.decoding.loop.decode` drives."""
+
+    name: str  # what a message calls it
+    device: torch.device
+    config: PreTrainedConfig | None
+    vocab_size: int | None
+    max_positions: int | None
+    eos_token_id: int | list[int] | None
+    pad_token_id: int | None
+    runs_async: bool  # a step is only queued, and can be rewound: the end is looked for while the next one runs
+    generation: int  # counts the generations: a stream that another one has overtaken must not go on
+
+    def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
+        """Forget earlier text and make room for ``capacity`` positions; how many of them ``past`` fills already.
+
+        ``rewinds`` announces calls of :meth:`rewind`.
+        """
+
+    def forward(self, tokens: torch.Tensor, all_logits: bool = False) -> torch.Tensor:
+        """Append ``tokens`` ``[batch, new]`` to the cache: the logits of the last one ``[batch, 1, vocabulary]``.
+
+        With ``all_logits``, of all of them ``[batch, new, vocabulary]``.
+        """
+
+    def rewind(self, count: int) -> None:
+        """Forget the last ``count`` positions."""
+
+    def cache(self) -> Cache:
+        """The cache as transformers knows it."""
+
+
+class StepCache(Protocol):
+    """The cache of an ONNX graph between its steps, and how a step is run over it.
+
+    Two kinds: in one, each step makes a longer cache; in the other, past and present are one buffer.
+    """
+
+    length: int  # positions that each row holds, padding included
+
+    def start(self, prompt: Prompt, capacity: int) -> None:
+        """Forget the text; make room for ``capacity`` positions of the prompt's rows."""
+
+    def load(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Fill the cache with flat tensors ``[batch, heads, length, head size]``, copied."""
+
+    def forward(self, tokens: torch.Tensor, all_logits: bool) -> torch.Tensor:
+        """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``."""
+
+    def rewind(self, count: int) -> None:
+        """Forget the last ``count`` positions."""
+
+    def tensors(self) -> list[torch.Tensor]:
+        """The filled part, flat and padded on the left, each ``[batch, heads, length, head size]``."""
+
+    def feeds(self) -> dict[str, Any]:
+        """The inputs of the step that ran last, by name; empty before the first one."""

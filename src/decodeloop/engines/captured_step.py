@@ -1,0 +1,55 @@
+"""One decode step over buffers of fixed capacity: the same from token to token, so on CUDA captured and replayed."""
+
+from __future__ import annotations
+
+import torch
+
+from decodeloop.engines.cuda_graph import Capture
+
+
+class CapturedStep:
+    """What a step reads and writes, at addresses that do not change; a subclass knows how to compute it.
+
+    Parameters
+    ----------
+    capture : Capture
+    batch, capacity : int
+        Rows, and the positions that the buffers of each row hold.
+    device : torch.device
+
+    Attributes
+    ----------
+    tokens, positions : torch.Tensor
+        int64 ``[batch, 1]``: what is appended, and the position of the token before it.
+    logits : torch.Tensor or None
+        ``[batch, 1, vocabulary]``, overwritten by each step; None where the first one makes it.
+    """
+
+    WARM_UP = 2  # steps before the capture, in which libraries set themselves up and lay out their memory
+    logits: torch.Tensor | None = None
+
+    def __init__(self, capture: Capture, batch: int, capacity: int, device: torch.device) -> None:
+        self.capture, self.capacity = capture, capacity
+        self.tokens, self.positions = (torch.zeros(batch, 1, dtype=torch.int64, device=device) for _ in range(2))
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.steps = 0
+
+    def run(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Append one token to each row, ``[batch, 1]``: the logits ``[batch, 1, vocabulary]``, overwritten later."""
+        self.tokens.copy_(tokens)
+        if self.graph is not None:
+            self.graph.replay()
+        else:
+            self.compute()
+            self.steps += 1
+            if self.steps == self.WARM_UP and self.capture.wanted:
+                self.graph = self.capture(self.compute, self.step_back, self.logits)
+        return self.logits
+
+    def compute(self) -> None:
+        """Go one position on, and write the logits there: the work that is captured."""
+        raise NotImplementedError
+
+    def step_back(self) -> None:
+        """Undo the going on, so that the same step can be computed again."""
+        self.positions.sub_(1)
