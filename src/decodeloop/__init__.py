@@ -18,7 +18,8 @@ from decodeloop.export.quantize import quantize_onnx
 from decodeloop.export.traced import export_inputs
 from decodeloop.export.write import ExportReport, export_onnx
 from decodeloop.measuring.agreement import VerifyReport, verify
-from decodeloop.measuring.describe import max_diff, string_diff, string_type
+from decodeloop.measuring.describe import string_type
+from decodeloop.measuring.difference import max_diff, string_diff
 from decodeloop.measuring.perplexity import perplexity
 from decodeloop.measuring.provenance import Provenance, provenance
 from decodeloop.measuring.roofline import Roofline, roofline
