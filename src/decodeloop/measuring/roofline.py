@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 import torch
@@ -13,9 +13,13 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from decodeloop.caches.convert import empty_tensors
 from decodeloop.caches.layers import kv_layers
+from decodeloop.checks import check_count
 from decodeloop.export.file import check_graph_file, graph_facts, model_facts
-from decodeloop.measuring.timing import memory_bandwidth
+from decodeloop.measuring.bandwidth import memory_bandwidth
 from decodeloop.models.load import get_weight_type
+
+if TYPE_CHECKING:
+    from decodeloop.engines.onnx_decoder import OnnxDecoder
 
 #: Operators that read a few rows of a table, not all of it, and from which of their inputs on.
 GATHERING = {"Gather": 0, "GatherBlockQuantized": 0, "GroupQueryAttention": 7}
@@ -74,7 +78,7 @@ class Roofline:
 
 
 def roofline(
-    model: PreTrainedModel | Any,
+    model: PreTrainedModel | OnnxDecoder | str | os.PathLike[str],
     device: torch.device | str = "auto",
     *,
     length: int = 0,
@@ -110,9 +114,15 @@ def roofline(
         If ``length`` is below 0 or ``batch`` below 1, or ``model`` is none of the above.
     RuntimeError
         If ``device`` is a GPU that is not there.
+
+    Examples
+    --------
+    >>> import decodeloop
+    >>> limit = roofline(decodeloop.load(device="cpu").model, length=100, bandwidth=20e9)
+    >>> print(limit)
+    1.17 ms per step, 857.2 tokens/s: 22.1 MB of weights + 1.23 MB of cache at 20 GB/s
     """
-    if length < 0 or batch < 1:
-        raise ValueError(f"length={length}, batch={batch}: expected 0 or more positions of 1 or more rows.")
+    length, batch = check_count("length", length), check_count("batch", batch, 1)
     if isinstance(model, PreTrainedModel):
         weights, config, dtype = _weights(model), model.config.get_text_config(decoder=True), get_weight_type(model)
     elif isinstance(model, str | os.PathLike) or hasattr(model, "path"):
@@ -148,12 +158,10 @@ def _reads(node: ir.Node, index: int) -> bool:
 
 def _cache(config: PreTrainedConfig, dtype: torch.dtype, length: int) -> int:
     """Bytes of one row's keys and values that a step reads."""
-    layers = kv_layers(DynamicCache(config=config))
-    pairs = empty_tensors(config, length=1, dtype=dtype)
-    windows = [getattr(layer, "sliding_window", None) or length for layer in layers]
-    each = [pairs[2 * i].nbytes + pairs[2 * i + 1].nbytes for i in range(len(pairs) // 2)]
-    windows += [length] * (len(each) - len(windows))
-    return sum(size * min(length, window) for size, window in zip(each, windows, strict=False))
+    windows = [getattr(layer, "sliding_window", None) or length for layer in kv_layers(DynamicCache(config=config))]
+    position = [tensor.nbytes for tensor in empty_tensors(config, length=1, dtype=dtype)]
+    pairs = zip(position[::2], position[1::2], windows, strict=False)
+    return sum((keys + values) * min(length, window) for keys, values, window in pairs)
 
 
 def _size(count: float) -> str:
