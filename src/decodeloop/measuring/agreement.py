@@ -148,8 +148,8 @@ def verify(
     ends = stopping(ref, eos_token_id, None).eos_token_ids
     tally = _Tally()
     for index, (ids, mask) in enumerate(_with_masks(prompts, attention_mask)):
-        limits = {"vocab_size": ref.vocab_size, "max_positions": ref.max_positions, "max_new_tokens": max_new_tokens}
-        prompt = check_prompt(ids, mask, **limits)
+        limits = {"vocab_size": ref.vocab_size, "max_positions": ref.max_positions}
+        prompt = check_prompt(ids, mask, max_new_tokens=max_new_tokens, **limits)
         for step, (rows, want, got) in enumerate(_paired_logits(ref, cand, prompt, max_new_tokens, ends)):
             tally.add(index, step, rows, want, got)
     return tally.report()

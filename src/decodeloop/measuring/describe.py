@@ -158,11 +158,12 @@ class _Line:
 
     def cache(self, obj: Cache) -> str:
         name = type(obj).__name__
-        mixed = name == "DynamicCache" and any(type(layer).__name__ != "DynamicLayer" for layer in obj.layers)
-        if mixed or not all(hasattr(layer, "keys") for layer in obj.layers):
-            layers = (f"{type(layer).__name__}({', '.join(map(self.of, layer_states(layer)))})" for layer in obj.layers)
-            return f"{name}({', '.join(layers)})"
-        filled = [layer for layer in obj.layers if layer.keys is not None]
+        layers: list[Any] = obj.layers
+        mixed = name == "DynamicCache" and any(type(layer).__name__ != "DynamicLayer" for layer in layers)
+        if mixed or not all(hasattr(layer, "keys") for layer in layers):
+            text = (f"{type(layer).__name__}({', '.join(map(self.of, layer_states(layer)))})" for layer in layers)
+            return f"{name}({', '.join(text)})"
+        filled = [layer for layer in layers if layer.keys is not None]
         keys, values = [layer.keys for layer in filled], [layer.values for layer in filled]
         return f"{name}(key_cache={self.of(keys)}, value_cache={self.of(values)})"
 

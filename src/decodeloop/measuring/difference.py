@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers.cache_utils import Cache, EncoderDecoderCache
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from decodeloop.measuring.describe import layer_states
 
@@ -105,9 +105,15 @@ def _leaf_diff(expected: Any, got: Any) -> dict[str, Any]:
     dnan = float((x.isnan() != y.isnan()).sum())
     x = x.nan_to_num(1e10)
     diff = (y.nan_to_num(1e10) - x).abs()
-    numbers = {"abs": diff.max(), "rel": (diff / (x.abs() + 1e-3)).max(), "sum": diff.sum(), "n": diff.numel()}
-    argm = tuple(int(i) for i in torch.unravel_index(diff.argmax(), diff.shape))
-    return {**{key: float(value) for key, value in numbers.items()}, "dnan": dnan, "argm": argm, **dev}
+    return {
+        "abs": float(diff.max()),
+        "rel": float((diff / (x.abs() + 1e-3)).max()),
+        "sum": float(diff.sum()),
+        "n": float(diff.numel()),
+        "dnan": dnan,
+        "argm": tuple(int(i) for i in torch.unravel_index(diff.argmax(), diff.shape)),
+        **dev,
+    }
 
 
 def string_diff(diff: dict[str, Any]) -> str:

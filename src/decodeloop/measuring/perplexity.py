@@ -50,7 +50,7 @@ def perplexity(decoder: Decoder, input_ids: torch.Tensor, *, attention_mask: tor
     ids = text.input_ids
     size = 1 if getattr(engine, "last_only", False) else ids.shape[1]  # where only the last logits come out, one by one
     losses = []
-    for chunk, following in zip(ids.split(size, dim=1), ids[:, 1:].split(size, dim=1), strict=False):
+    for chunk, following in zip(torch.split(ids, size, dim=1), torch.split(ids[:, 1:], size, dim=1), strict=False):
         log_p = engine.read(chunk, every=True)[:, : following.shape[1]].float().log_softmax(-1)
         losses.append(-log_p.gather(-1, following[..., None])[..., 0])
     return float(torch.cat(losses, dim=1)[counted].mean().exp())

@@ -40,7 +40,7 @@ class Provenance(dict[str, Any]):
         cells = [(html.escape(label), html.escape(text)) for label, text in self._rows() if label != "Note"]
         rows = "".join(f'<tr><th scope="row">{label}</th><td>{text}</td></tr>' for label, text in cells)
         table = f'<table class="decodeloop-provenance"><tbody>{rows}</tbody></table>'
-        title = _NOTES.get(self.get("mode")) or f"Measured on {self.get('device')}"
+        title = _NOTES.get(self.get("mode", "")) or f"Measured on {self.get('device')}"
         kind = "warning" if self.get("mode") == "fast" else "note"
         return f'<div class="admonition {kind}"><p class="admonition-title">{html.escape(title)}</p>{table}</div>'
 
@@ -145,8 +145,9 @@ def provenance(
 def _models(model: Any) -> Any:
     if isinstance(model, list | tuple):
         return [_models(each) for each in model]
-    name, weights = getattr(model, "name", None), getattr(model, "weights", None)
-    return f"{Path(name).name if Path(name).is_absolute() else name} ({weights} weights)" if weights else model
+    if not hasattr(model, "weights"):
+        return model
+    return f"{Path(model.name).name if Path(model.name).is_absolute() else model.name} ({model.weights} weights)"
 
 
 def _number(label: str, value: Any) -> float:

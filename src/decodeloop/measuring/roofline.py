@@ -123,31 +123,30 @@ def roofline(
     1.17 ms per step, 857.2 tokens/s: 22.1 MB of weights + 1.23 MB of cache at 20 GB/s
     """
     length, batch = check_count("length", length), check_count("batch", batch, 1)
+    path = model if isinstance(model, str | os.PathLike) else getattr(model, "path", None)
     if isinstance(model, PreTrainedModel):
-        weights, config, dtype = _weights(model), model.config.get_text_config(decoder=True), get_weight_type(model)
-    elif isinstance(model, str | os.PathLike) or hasattr(model, "path"):
-        weights, config, dtype = _graph(Path(getattr(model, "path", model)))
+        weights, config, dtype = _model(model)
+    elif path is not None:
+        weights, config, dtype = _graph(Path(path))
     else:
         raise ValueError(f"{type(model).__name__}: expected a transformers model, an OnnxDecoder, or a graph's path.")
     cache = 0 if config is None or not length else _cache(config, dtype, length) * batch
     return Roofline(weights, cache, memory_bandwidth(device) if bandwidth is None else float(bandwidth), batch)
 
 
-def _weights(model: torch.nn.Module) -> int:
-    gathered, read = {}, {}
-    for module in model.modules():
-        found = gathered if isinstance(module, torch.nn.Embedding) else read
-        found |= {id(parameter): parameter for parameter in module.parameters(recurse=False)}
-    return sum(parameter.nbytes for parameter in read.values())
+def _model(model: PreTrainedModel) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
+    modules = (module for module in model.modules() if not isinstance(module, torch.nn.Embedding))
+    read = {id(parameter): parameter.nbytes for module in modules for parameter in module.parameters(recurse=False)}
+    return sum(read.values()), model.config.get_text_config(decoder=True), get_weight_type(model)
 
 
 def _graph(path: Path) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
     check_graph_file(path)
     facts = graph_facts(path)
     graph = ir.load(path).graph
-    read = [value for value in graph.initializers.values() if any(_reads(*use) for use in value.uses())]
+    read = (v.const_value for v in graph.initializers.values() if any(_reads(*use) for use in v.uses()))
     dtype = getattr(torch, facts["dtype"]) if facts else torch.float32
-    return sum(value.const_value.nbytes for value in read), model_facts(facts, path)[0], dtype
+    return sum(weight.nbytes for weight in read if weight is not None), model_facts(facts, path)[0], dtype
 
 
 def _reads(node: ir.Node, index: int) -> bool:

@@ -155,7 +155,11 @@ def measure_all(
     check_count("repeats", repeats, 1)
     check_count("warmup", warmup)
     device = present_device(device)
-    synchronize = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+
+    def synchronize() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     for _ in range(warmup):
         for fn in fns.values():
             fn()
@@ -229,11 +233,11 @@ def prefill_and_decode_all(
 
 
 def _difference(name: Any, short: Timing, long: Timing, new_tokens: int) -> GenerationTiming:
-    shapes = getattr(short.result, "shape", None), getattr(long.result, "shape", None)
-    if all(shapes) and shapes[1][-1] - shapes[0][-1] != new_tokens - 1:
+    few, many = (getattr(timing.result, "shape", None) for timing in (short, long))
+    if few and many and (more := many[-1] - few[-1]) != new_tokens - 1:
         raise ValueError(
-            f"{name}: run({new_tokens}) gave {shapes[1][-1] - shapes[0][-1]} tokens more than run(1), expected "
-            f"{new_tokens - 1}: it must not stop at an end of sequence, pass eos_token_id=None"
+            f"{name}: run({new_tokens}) gave {more} tokens more than run(1), expected {new_tokens - 1}: it must not "
+            "stop at an end of sequence, pass eos_token_id=None"
         )
     per_token = ((b - a) / (new_tokens - 1) for a, b in zip(short.times, long.times, strict=True))
     return GenerationTiming(short, Timing(tuple(per_token), long.result), long, new_tokens)
