@@ -50,10 +50,9 @@ def gallery(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bare(session: nox.Session) -> None:
-    """The package as `pip install .` gives it, without onnxruntime: it imports and decodes, and says what is missing."""
+    """The package as `pip install .` gives it, without onnxruntime: it works, and says what a graph needs."""
     session.install(".", *nox.project.dependency_groups(PROJECT, "tests"), "-c", "constraints.txt")
-    if session.run("python", "-c", "import onnxruntime", success_codes=[0, 1], silent=True) is True:
-        session.error("onnxruntime came along, so this proves nothing")
+    session.run("python", "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('onnxruntime') is not None)")
     session.run("pytest", "tests/test_without_onnxruntime.py", *session.posargs)
 
 

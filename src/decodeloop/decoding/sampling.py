@@ -78,6 +78,10 @@ class Sampler:
         ``dict(enumerate(ids))`` makes the answer begin with ``ids``.
     min_new_tokens : int
         No end-of-sequence token among the first so many.
+    processors : sequence of transformers LogitsProcessor
+        Further rules, such as a grammar's: each is called once a step as ``processor(input_ids, scores)``, with the
+        text so far ``[batch, length]``, padding included, and scores ``[batch, vocabulary]``, and returns scores. They
+        come after penalties and bans, before temperature. One that keeps a state serves one generation.
     do_sample : bool
         False takes the most probable token instead of drawing one. Penalties, bans and forced tokens apply;
         temperature, top-k, top-p, min-p, typical and the seed do not, as in ``generate``.
@@ -100,6 +104,7 @@ class Sampler:
     bad_words_ids: Sequence[Sequence[int]] = ()
     forced_tokens: Mapping[int, int] = field(default_factory=dict)
     min_new_tokens: int = 0
+    processors: Sequence[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = ()
     do_sample: bool = True
 
     def __post_init__(self) -> None:
@@ -129,6 +134,10 @@ class Sampler:
                 f"a mapping from step to token id, {ids}; dict(enumerate(ids)) forces a beginning",
             ),
             "min_new_tokens": (is_count(self.min_new_tokens), "an int of 0 (off) or more"),
+            "processors": (
+                _is_sequence(self.processors) and all(map(callable, self.processors)),
+                "a list of transformers LogitsProcessors, functions of (input_ids, scores)",
+            ),
             "do_sample": (isinstance(self.do_sample, bool), "True or False"),
             "seed": (
                 all(is_count(seed) and seed < 2**64 for seed in seeds),
@@ -187,8 +196,8 @@ class Chooser:
             row = int((~best.isfinite()).nonzero()[0])
             raise ValueError(
                 f"row {row} has no token to choose at step {step}, its best score is {best[row].item()}: either every "
-                "token is banned (bad_words_ids, no_repeat_ngram_size, min_new_tokens), or the model overflowed, which "
-                "a wider dtype cures."
+                "token is banned (bad_words_ids, no_repeat_ngram_size, min_new_tokens, processors), or the model "
+                "overflowed, which a wider dtype cures."
             )
         return self._draw(scores) if self.sampler.do_sample else scores.argmax(-1)
 
@@ -203,6 +212,8 @@ class Chooser:
             text = torch.cat([self.text, tokens[:, self.prompt_length :]], dim=-1).clamp(max=vocabulary)
             scores = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)  # a column for padding
             scores = self.processors(text, scores)[:, :vocabulary]
+        for processor in self.sampler.processors:
+            scores = processor(tokens, scores)
         return self.warpers(tokens, scores)
 
     def _draw(self, scores: torch.Tensor) -> torch.Tensor:
