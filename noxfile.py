@@ -58,6 +58,29 @@ def gallery(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bare(session: nox.Session) -> None:
+    """The package as `pip install .` gives it, without onnxruntime: it works, and says what a graph needs."""
+    session.install(".", *nox.project.dependency_groups(PROJECT, "tests"), "-c", "constraints.txt")
+    session.run("python", "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('onnxruntime') is not None)")
+    session.run("pytest", "tests/test_without_onnxruntime.py", *session.posargs)
+
+
+@nox.session(default=False)
+def lowest(session: nox.Session) -> None:
+    """The package's tests with the lowest version of each range; `-- torch==2.13.0` holds one that can be had."""
+    held = [argument for argument in session.posargs if "==" in argument]
+    ranges = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"][onnxruntime_extra()]]
+    pins = [pin for pin in (requirement.replace(">=", "==") for requirement in ranges) if not named(pin, held)]
+    session.install("-e", f".[{onnxruntime_extra()}]", *pins, *held, *nox.project.dependency_groups(PROJECT, "tests"))
+    session.run("pytest", *(argument for argument in session.posargs if argument not in held))
+
+
+def named(pin: str, others: list[str]) -> bool:
+    """Whether one of the other pins is of the same distribution."""
+    return any(pin.partition("==")[0] == other.partition("==")[0] for other in others)
+
+
+@nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """The site, every page run on this machine; `-- --fast` in minutes, `-- --help` tells the rest."""
     install(session, "docs")

@@ -270,7 +270,7 @@ if torch.cuda.is_available():
     decodeloop.export_onnx(large.model, path, exporter="gqa")
     large_fused = decodeloop.OnnxDecoder(path)
     found = decodeloop.verify(large.model, large_fused, ids, eos_token_id=None)
-    assert found.same_tokens or found.divergence.near_tie, found
+    assert found.agrees, found
     decoders = {"ONNX, fused graph": large_fused}
     large_df, large_limit = compare(large.model, decoders, ids, 32)
     print(f"{name}, random weights, {large.model.dtype}: {found}")

@@ -17,8 +17,11 @@ from decodeloop.engines.torch_static import TorchDecoder
 from decodeloop.export.quantize import quantize_onnx
 from decodeloop.export.traced import export_inputs
 from decodeloop.export.write import ExportReport, export_onnx
-from decodeloop.measuring.agreement import VerifyReport, perplexity, verify
-from decodeloop.measuring.describe import max_diff, string_diff, string_type
+from decodeloop.measuring.agreement import VerifyReport, verify
+from decodeloop.measuring.bandwidth import memory_bandwidth
+from decodeloop.measuring.describe import string_type
+from decodeloop.measuring.difference import max_diff, string_diff
+from decodeloop.measuring.perplexity import perplexity
 from decodeloop.measuring.provenance import Provenance, provenance
 from decodeloop.measuring.roofline import Roofline, roofline
 from decodeloop.measuring.timing import (
@@ -26,7 +29,6 @@ from decodeloop.measuring.timing import (
     Timing,
     measure,
     measure_all,
-    memory_bandwidth,
     prefill_and_decode,
     prefill_and_decode_all,
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import left_padded, prompt_ids
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList, SuppressTokensLogitsProcessor
 
 import decodeloop
 from decodeloop import Sampler
@@ -298,3 +298,44 @@ def test_a_row_without_a_token_to_choose_is_named(do_sample):
         banned.start(check_prompt(ids))(ids, LOGITS.expand(2, -1))
     with pytest.raises(ValueError, match="row 0 has no token to choose at step 0, its best score is nan"):
         Sampler(do_sample=do_sample).start(check_prompt(ids))(ids, LOGITS.expand(2, -1) * torch.nan)
+
+
+def test_rules_of_ones_own_hold_greedily_and_drawn(phi, decoder):
+    """Even tokens alone, and none twice in a row: on every engine, in every row of a padded batch."""
+    seen = []
+
+    def even(input_ids, scores):
+        seen.append(tuple(input_ids.shape))
+        return scores.masked_fill(torch.arange(scores.shape[-1]) % 2 == 1, -torch.inf)
+
+    def no_echo(input_ids, scores):
+        return scores.scatter(1, input_ids[:, -1:], -torch.inf)
+
+    ids, mask = left_padded([6, 2])
+    for sampler in (
+        Sampler(do_sample=False, processors=[even, no_echo]),
+        Sampler(seed=1, top_k=9, repetition_penalty=1.2, processors=[even, no_echo]),
+    ):
+        seen.clear()
+        new = decoder(ids, attention_mask=mask, max_new_tokens=12, eos_token_id=None, sampler=sampler)[:, 6:]
+        assert (new % 2 == 0).all()
+        assert (new[:, 1:] != new[:, :-1]).all()
+        assert seen == [(2, length) for length in range(6, 18)]
+
+
+def test_rules_are_those_of_generate(phi):
+    processors = [SuppressTokensLogitsProcessor([5, 9, 33, 60])]
+    ids = prompt_ids(1, 7)
+    expected = phi.generate(
+        ids, max_new_tokens=20, do_sample=False, eos_token_id=None, logits_processor=LogitsProcessorList(processors)
+    )
+    sampler = Sampler(do_sample=False, processors=processors)
+    got = decodeloop.generate(phi, ids, max_new_tokens=20, eos_token_id=None, sampler=sampler)
+    assert torch.equal(got, expected)
+    assert not torch.equal(got, decodeloop.generate(phi, ids, max_new_tokens=20, eos_token_id=None))
+
+
+def test_what_is_no_rule_is_named():
+    for given in (3, "even", [3]):
+        with pytest.raises(ValueError, match=r"processors=.*: expected a list of transformers LogitsProcessors"):
+            Sampler(processors=given)

@@ -1,4 +1,4 @@
-"""exporter="gqa": the same tokens as generate, over windows, soft caps, learned positions and grouped heads."""
+"""exporter="fused": the same tokens as generate, over windows, soft caps, learned positions and grouped heads."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ MODELS = {
 def test_tokens_are_those_of_generate(name, tmp_path):
     model_class, config_class, options = MODELS[name]
     model = build(model_class, config_class, **options)
-    report = export_onnx(model, tmp_path / "model.onnx", exporter="gqa", logits="last")
+    report = export_onnx(model, tmp_path / "model.onnx", exporter="fused", logits="last")
     assert report.operators["GroupQueryAttention"] == 2
     decoder = OnnxDecoder(report.path, device="cpu")
     for lengths in ([12], [12, 5, 9], [1, 70]):
@@ -69,10 +69,10 @@ def test_what_a_padded_batch_left_can_be_continued(phi, phi_shared):
 def test_what_it_does_not_cover_is_named(tmp_path):
     model = build(BloomForCausalLM, BloomConfig, n_layer=2, n_head=4)
     with pytest.raises(ValueError, match='BloomForCausalLM takes no position ids.*exporter="dynamo"'):
-        export_onnx(model, tmp_path / "model.onnx", exporter="gqa")
+        export_onnx(model, tmp_path / "model.onnx", exporter="fused")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_growing_cache_has_no_cuda_graph(phi_graph):
-    with pytest.raises(ValueError, match='cuda_graph=True: the cache of model.onnx grows.*exporter="gqa"'):
+    with pytest.raises(ValueError, match='cuda_graph=True: the cache of model.onnx grows.*exporter="fused"'):
         OnnxDecoder(phi_graph.path, device="cpu", cuda_graph=True)

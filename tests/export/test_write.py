@@ -94,7 +94,7 @@ def test_bad_arguments_are_named_and_leave_nothing_behind(phi, tmp_path):
         export_onnx(phi, tmp_path / "missing" / "model.onnx")
     with pytest.raises(ValueError, match="is a directory: expected a file name"):
         export_onnx(phi, tmp_path)
-    with pytest.raises(ValueError, match="exporter='nosuch': expected one of 'dynamo', 'gqa'"):
+    with pytest.raises(ValueError, match="exporter='nosuch': expected one of 'dynamo', 'fused'"):
         export_onnx(phi, tmp_path / "model.onnx", exporter="nosuch")
     with pytest.raises(ValueError, match="logits='some'"):
         export_onnx(phi, tmp_path / "model.onnx", logits="some")
@@ -105,7 +105,7 @@ def test_bad_arguments_are_named_and_leave_nothing_behind(phi, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("exporter", ["dynamo", "gqa"])
+@pytest.mark.parametrize("exporter", ["dynamo", "fused"])
 def test_a_failed_export_leaves_nothing_behind(phi, tmp_path, monkeypatch, exporter):
     def fail(model, path, **options):
         with open(path, "w") as file:

@@ -1,12 +1,44 @@
 """verify: it agrees where decoders agree, and finds, places and judges the first difference."""
 
 import copy
+import math
 
 import pytest
 import torch
 from helpers import left_padded, prompt_ids
 
 from decodeloop import OnnxDecoder, TorchDecoder, perplexity, verify
+
+
+def edited(model, *edits):
+    """A copy that lets the i-th edit change the last logits of its i-th pass, and then says what the model says."""
+    model, left = copy.deepcopy(model), list(edits)
+
+    def edit(module, args, output):
+        if left:
+            left.pop(0)(output.logits[0, -1])
+
+    model.register_forward_hook(edit)
+    return model
+
+
+def second_above_best(by):
+    def edit(logits):
+        best, second = logits.topk(2).indices
+        logits[second] = logits[best] + by
+
+    return edit
+
+
+def keep(logits):
+    pass
+
+
+def fill(value, tokens=slice(None)):
+    def edit(logits):
+        logits[tokens] = value
+
+    return edit
 
 
 def test_pytorch_and_onnx_agree(phi, phi_graph):
@@ -48,6 +80,52 @@ def test_a_near_tie_is_told_from_a_bug(phi):
     assert "(a near tie)" in str(report)
 
 
+def test_near_ties_agree(phi):
+    reference = edited(phi, second_above_best(-1e-6), keep, second_above_best(-1e-6))
+    candidate = edited(phi, second_above_best(1e-6), keep, second_above_best(1e-6))
+    report = verify(reference, candidate, prompt_ids(1, 6), max_new_tokens=5, eos_token_id=None)
+    assert report.agrees
+    assert not report.same_tokens
+    assert [d.step for d in report.divergences] == [0, 2]
+    assert report.divergence == report.divergences[0]
+    assert str(report).endswith("(a near tie)")
+    assert verify(phi, phi, prompt_ids(1, 6), max_new_tokens=2).agrees
+
+
+def test_a_difference_after_a_near_tie_is_no_agreement(phi):
+    reference = edited(phi, second_above_best(-1e-6))
+    candidate = edited(phi, second_above_best(1e-6), keep, second_above_best(1.0))
+    report = verify(reference, candidate, prompt_ids(1, 6), max_new_tokens=5, eos_token_id=None)
+    assert report.divergence.near_tie
+    assert not report.agrees
+    assert (report.agreed, report.tokens) == (3, 5)
+    assert "(a near tie); 1 of 2 are no near ties: step 2" in str(report)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("tokens", [slice(None), slice(3, 4)])
+@pytest.mark.parametrize("sides", [(True, True), (True, False), (False, True)])
+def test_what_is_not_a_number_agrees_with_nothing(phi, value, tokens, sides):
+    reference, candidate = (edited(phi, keep, *[fill(value, tokens)] * broken) for broken in sides)
+    ids = prompt_ids(1, 6)
+    report = verify(reference, candidate, [ids, ids], max_new_tokens=4, eos_token_id=None)
+    assert not report.agrees
+    assert not report.same_tokens
+    assert (report.agreed, report.tokens) == (7, 8)
+    assert (report.divergence.prompt, report.divergence.step) == (0, 1)
+    assert math.isnan(report.max_kl)
+    assert "not a near tie" in str(report)
+
+
+def test_tokens_that_both_rule_out_are_no_difference(phi):
+    masked = fill(-math.inf, slice(3, 9))
+    report = verify(edited(phi, masked), edited(phi, masked), prompt_ids(1, 6), max_new_tokens=2)
+    assert report.same_tokens
+    assert report.max_logit_diff == report.max_kl == 0
+    apart = verify(edited(phi, masked), edited(phi, masked, second_above_best(1.0)), prompt_ids(1, 6))
+    assert not apart.agrees
+
+
 def test_nothing_is_compared_after_a_row_ended(phi, phi_graph):
     ids = prompt_ids(1, 6)
     first = int(OnnxDecoder(phi_graph.path, device="cpu").generate(ids, max_new_tokens=1, eos_token_id=None)[0, -1])
@@ -60,8 +138,12 @@ def test_a_graph_of_another_model_is_named(phi, llama_graph):
 
 
 def test_bad_arguments_are_named(phi, llama):
-    with pytest.raises(ValueError, match="max_new_tokens=0: expected 1 or more"):
+    with pytest.raises(ValueError, match="max_new_tokens=0: expected an int of 1 or more"):
         verify(phi, phi, prompt_ids(1, 2), max_new_tokens=0)
+    with pytest.raises(ValueError, match="0 prompts and 0 attention masks: expected 1 or more"):
+        verify(phi, phi, [])
+    with pytest.raises(ValueError, match="2 prompts and 1 attention masks: expected .* as many"):
+        verify(phi, phi, [prompt_ids(1, 2)] * 2, attention_mask=torch.ones(1, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="int: expected a transformers model"):
         verify(phi, 3, prompt_ids(1, 2))
 

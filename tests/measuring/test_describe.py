@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import BatchEncoding, DynamicCache, EncoderDecoderCache, LlamaConfig, MistralConfig, StaticCache
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast
 
-from decodeloop.measuring.describe import max_diff, string_diff, string_type
+from decodeloop.measuring.describe import string_type
+from decodeloop.measuring.difference import max_diff, string_diff
 
 SHAPE = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 2}
 INF = {"abs": math.inf, "rel": math.inf, "sum": math.inf, "n": math.inf, "dnan": math.inf}

@@ -1,7 +1,10 @@
 import datetime
 import html.parser
-import importlib
+import importlib.metadata
+import importlib.util
 import json
+import os
+import pathlib
 import platform
 import re
 import shutil
@@ -11,31 +14,28 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from decodeloop.measuring.provenance import Provenance, provenance
-
-room = importlib.import_module("decodeloop.measuring.provenance")  # as an attribute of the package it is the function
+import decodeloop.measuring.provenance as room
+from decodeloop import Provenance, provenance
 
 KEYS = [
     *["date", "mode", "device", "device_memory_gib", "driver", "cuda", "cpu", "cores", "threads", "memory_gib"],
-    *["platform", "python", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime_package"],
-    *["numpy", "provider", "commit"],
+    *["platform", "python", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy"],
+    *["onnxruntime_package", "provider", "spinning", "commit"],
 ]
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    """A machine with one GPU, as torch would report it."""
+def gpu(monkeypatch, tmp_path):
+    """A machine with one GPU, as torch and its driver would report it."""
     properties = SimpleNamespace(name="NVIDIA <X>", total_memory=139.8 * 2**30)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    kernel = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 12.2.0 \n"
-    monkeypatch.setattr(room, "_read", lambda path: kernel if "nvidia" in path else "")
     monkeypatch.delenv("UNITTEST_GOING", raising=False)
-    room._cuda.cache_clear()
-    yield
-    room._cuda.cache_clear()
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 580.65.06\necho 580.65.06\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
 
 @pytest.fixture
@@ -117,6 +117,19 @@ def test_gpu_run(gpu):
     assert provenance(device="cpu")["mode"] == "cpu"
 
 
+def test_a_decoder_tells_its_provider_and_whether_its_threads_spin():
+    decoder = SimpleNamespace(providers=["CUDAExecutionProvider", "CPUExecutionProvider"], spinning=False)
+    found = provenance(provider=decoder)
+    assert (found["provider"], found["spinning"]) == ("CUDAExecutionProvider", False)
+    assert "\nProvider  CUDAExecutionProvider, threads sleep while they wait\n" in str(found)
+    found = provenance(provider="CPUExecutionProvider", spinning=True)
+    assert (found["provider"], found["spinning"]) == ("CPUExecutionProvider", True)
+    assert "\nProvider  CPUExecutionProvider, threads spin while they wait\n" in str(found)
+    assert provenance(provider="CPUExecutionProvider")["spinning"] is None
+    older = {key: value for key, value in found.items() if key != "spinning"}
+    assert "\nProvider  CPUExecutionProvider\n" in str(Provenance(older))
+
+
 def test_html_is_escaped_and_well_formed(gpu):
     text = provenance(model="<script>&")._repr_html_()
     assert "NVIDIA &lt;X&gt;" in text
@@ -138,19 +151,33 @@ def test_html_is_escaped_and_well_formed(gpu):
 
 def test_onnxruntime_distribution_is_named(monkeypatch):
     installed = {"onnxruntime-gpu": "1.31.1", "onnxruntime": "1.30.0", "torch": "2.11.0"}
-    monkeypatch.setattr(room, "_version", installed.get)
-    versions = room._versions.__wrapped__()
-    assert (versions["onnxruntime"], versions["onnxruntime_package"]) == ("1.31.1", "onnxruntime-gpu")
-    assert versions["onnxscript"] is None
-    assert "torch 2.11.0, onnxruntime-gpu 1.31.1\n" in str(Provenance(versions))
+
+    def version(distribution):
+        if distribution not in installed:
+            raise importlib.metadata.PackageNotFoundError
+        return installed[distribution]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = provenance()
+    assert (found["onnxruntime"], found["onnxruntime_package"]) == ("1.31.1", "onnxruntime-gpu")
+    assert found["onnxscript"] is None
+    assert "torch 2.11.0, onnxruntime-gpu 1.31.1\n" in str(found)
+
+
+def commit_of(file):
+    """What the commit is where ``file`` is the package's."""
+    spec = importlib.util.spec_from_file_location("installed_provenance", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.provenance()["commit"]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_commit_of_a_clone(tmp_path, monkeypatch):
-    file = tmp_path / "src" / "decodeloop" / "provenance.py"
+    source = pathlib.Path(room.__file__)
+    file = tmp_path / "src" / "decodeloop" / "measuring" / "provenance.py"
     file.parent.mkdir(parents=True)
-    file.write_text("one\n")
-    commit_of = room._commit.__wrapped__
+    shutil.copy(source, file)
     assert commit_of(file) is None  # not in a clone
 
     def git(*arguments):
@@ -164,11 +191,13 @@ def test_commit_of_a_clone(tmp_path, monkeypatch):
     git("tag", "v1")
     commit = git("rev-parse", "HEAD")[:12]
     assert commit_of(file) == commit
-    file.write_text("two\n")
+    file.write_text(f"{file.read_text()}# changed\n")
     assert commit_of(file) == f"{commit}+changed"
-    installed = tmp_path / "lib" / "python3.11" / "site-packages" / "decodeloop" / "provenance.py"
+    installed = tmp_path / "lib" / "python3.11" / "site-packages" / "decodeloop" / "measuring" / "provenance.py"
+    installed.parent.mkdir(parents=True)
+    shutil.copy(source, installed)
     assert commit_of(installed) is None  # in a clone's virtual environment, yet not of it
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("PATH", "")
     assert commit_of(file) is None  # without git
 
 
@@ -176,15 +205,18 @@ def test_outside_a_clone_the_page_says_so():
     assert "\nCommit    not in a clone\n" in str(Provenance(device="cpu"))
 
 
-def test_detection_never_raises(no_gpu, monkeypatch):
+def test_what_cannot_be_found_out_is_none(gpu, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no such thing")
 
-    monkeypatch.setattr(room.ctypes, "CDLL", fail)
-    monkeypatch.setattr(room.os, "sysconf", fail)
-    monkeypatch.setattr(room.Path, "read_text", fail)
-    monkeypatch.setattr(room.subprocess, "run", fail)
-    assert room._driver_from_proc() is None
-    assert room._driver_from_nvml() is None
-    assert room._machine.__wrapped__()["memory_gib"] is None
-    assert room._commit.__wrapped__(room.Path(room.__file__).resolve()) is None
+    monkeypatch.setattr(os, "sysconf", fail)
+    monkeypatch.setattr(subprocess, "run", fail)
+    read_text = pathlib.Path.read_text
+    proc = pathlib.Path("/proc")  # there is none but on Linux
+    monkeypatch.setattr(
+        pathlib.Path, "read_text", lambda p, *a, **k: (fail if proc in p.parents else read_text)(p, *a, **k)
+    )
+    found = provenance()
+    assert [found[key] for key in ("driver", "memory_gib", "commit")] == [None] * 3
+    assert found["cpu"] == platform.machine()
+    assert "Device    NVIDIA <X>, 139.8 GiB, CUDA 13.0\n" in str(found)

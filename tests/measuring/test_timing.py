@@ -2,12 +2,12 @@
 
 import gc
 import math
+import time
 
 import pytest
 import torch
 
-import decodeloop.measuring.timing as room
-from decodeloop.measuring.timing import (
+from decodeloop import (
     GenerationTiming,
     Timing,
     measure,
@@ -31,7 +31,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(room.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return clock
 
@@ -87,17 +87,16 @@ def test_the_collector_rests_during_the_runs_and_comes_back():
     assert gc.isenabled()
 
 
-@pytest.mark.parametrize("arguments", [{"repeats": 0}, {"repeats": -1}, {"warmup": -1}])
-def test_wrong_counts_are_named(arguments):
-    (name, value), *_ = arguments.items()
-    with pytest.raises(ValueError, match=f"{name}={value}.*expected at least 1 timed run and 0 to warm up"):
-        measure(len, **arguments)
+@pytest.mark.parametrize(("name", "value", "least"), [("repeats", 0, 1), ("repeats", True, 1), ("warmup", -1, 0)])
+def test_wrong_counts_are_named(name, value, least):
+    with pytest.raises(ValueError, match=f"{name}={value}: expected an int of {least} or more"):
+        measure(list, **{name: value})
 
 
-def test_wrong_functions_are_named():
-    with pytest.raises(TypeError, match="ours: expected a function without arguments, got int"):
+def test_what_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="'int' object is not callable"):
         measure_all({"ours": 3})
-    with pytest.raises(TypeError, match="run: expected a function of the number of tokens, got list"):
+    with pytest.raises(TypeError, match="must be callable"):
         prefill_and_decode([], 10)
 
 
@@ -159,7 +158,7 @@ def test_generation_loops_take_turns(clock):
 def test_early_stops_are_refused():
     with pytest.raises(ValueError, match=r"run\(9\) gave 4 tokens more than run\(1\), expected 8.*eos_token_id=None"):
         prefill_and_decode(lambda k: torch.zeros((1, min(k, 5))), 9)
-    with pytest.raises(ValueError, match="new_tokens=1: expected at least 2"):
+    with pytest.raises(ValueError, match="new_tokens=1: expected an int of 2 or more"):
         prefill_and_decode(lambda k: None, 1)
 
 
@@ -170,11 +169,9 @@ def test_noise_gives_no_speed():
 
 
 def test_memory_bandwidth_is_plausible_and_measured_once():
-    room._memory_bandwidth.cache_clear()
     bandwidth = memory_bandwidth("cpu")
     assert 1e8 < bandwidth < 1e13
-    assert memory_bandwidth(torch.device("cpu")) == bandwidth
-    assert room._memory_bandwidth.cache_info().misses == 1
+    assert memory_bandwidth(torch.device("cpu")) == bandwidth  # two measurements would differ
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

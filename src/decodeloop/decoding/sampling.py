@@ -78,6 +78,10 @@ class Sampler:
         ``dict(enumerate(ids))`` makes the answer begin with ``ids``.
     min_new_tokens : int
         No end-of-sequence token among the first so many.
+    processors : sequence of transformers LogitsProcessor
+        Further rules, such as a grammar's: each is called once a step as ``processor(input_ids, scores)``, with the
+        text so far ``[batch, length]``, padding included, and scores ``[batch, vocabulary]``, and returns scores. They
+        come after penalties and bans, before temperature. One that keeps a state serves one generation.
     do_sample : bool
         False takes the most probable token instead of drawing one. Penalties, bans and forced tokens apply;
         temperature, top-k, top-p, min-p, typical and the seed do not, as in ``generate``.
@@ -100,11 +104,11 @@ class Sampler:
     bad_words_ids: Sequence[Sequence[int]] = ()
     forced_tokens: Mapping[int, int] = field(default_factory=dict)
     min_new_tokens: int = 0
+    processors: Sequence[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = ()
     do_sample: bool = True
 
     def __post_init__(self) -> None:
         ids, words = "an int of 0 or more for each", self.bad_words_ids
-        seeds = self.seed if _is_sequence(self.seed) else [0 if self.seed is None else self.seed]
         checks = {
             "temperature": (
                 _is_real(self.temperature) and self.temperature > 0,
@@ -129,9 +133,13 @@ class Sampler:
                 f"a mapping from step to token id, {ids}; dict(enumerate(ids)) forces a beginning",
             ),
             "min_new_tokens": (is_count(self.min_new_tokens), "an int of 0 (off) or more"),
+            "processors": (
+                _is_sequence(self.processors) and all(map(callable, self.processors)),
+                "a list of transformers LogitsProcessors, functions of (input_ids, scores)",
+            ),
             "do_sample": (isinstance(self.do_sample, bool), "True or False"),
             "seed": (
-                all(is_count(seed) and seed < 2**64 for seed in seeds),
+                all(is_count(seed) and seed < 2**64 for seed in _seeds(self.seed)),
                 "an int from 0 to 2**64 - 1, or one per row",
             ),
         }
@@ -161,19 +169,19 @@ class Chooser:
 
     def __init__(self, sampler: Sampler, prompt: Prompt, eos_token_ids: Sequence[int]) -> None:
         rows, self.prompt_length = prompt.input_ids.shape
-        seed = sampler.seed
-        if _is_sequence(seed) and len(seed) != rows:
+        seed, seeds = sampler.seed, _seeds(sampler.seed)
+        if _is_sequence(seed) and len(seeds) != rows:
             raise ValueError(
-                f"seed={seed!r} has {len(seed)} seeds and the prompt {rows} rows: expected one per row, or one int."
+                f"seed={seed!r} has {len(seeds)} seeds and the prompt {rows} rows: expected one per row, or one int."
             )
-        seeds = seed if _is_sequence(seed) else [] if seed is None else [seed]
         self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
         self.sampler = sampler
         text = prompt.input_ids.masked_fill(prompt.attention_mask == 0, _PADDING)
         # one column more, in every batch: some versions do not ban a sequence that begins with a text's first token
         self.text = torch.nn.functional.pad(text, (1, 0), value=_PADDING)
-        self.processors = _processors(sampler, self.text, list(eos_token_ids))
-        self.warpers = _warpers(sampler) if sampler.do_sample else LogitsProcessorList()
+        # Any: they are annotated as taking a LongTensor, which no operation of PyTorch is annotated to return
+        self.processors: Any = _processors(sampler, self.text, list(eos_token_ids))
+        self.warpers: Any = _warpers(sampler) if sampler.do_sample else LogitsProcessorList()
 
     def __call__(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         step = tokens.shape[1] - self.prompt_length
@@ -187,8 +195,8 @@ class Chooser:
             row = int((~best.isfinite()).nonzero()[0])
             raise ValueError(
                 f"row {row} has no token to choose at step {step}, its best score is {best[row].item()}: either every "
-                "token is banned (bad_words_ids, no_repeat_ngram_size, min_new_tokens), or the model overflowed, which "
-                "a wider dtype cures."
+                "token is banned (bad_words_ids, no_repeat_ngram_size, min_new_tokens, processors), or the model "
+                "overflowed, which a wider dtype cures."
             )
         return self._draw(scores) if self.sampler.do_sample else scores.argmax(-1)
 
@@ -203,6 +211,8 @@ class Chooser:
             text = torch.cat([self.text, tokens[:, self.prompt_length :]], dim=-1).clamp(max=vocabulary)
             scores = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)  # a column for padding
             scores = self.processors(text, scores)[:, :vocabulary]
+        for processor in self.sampler.processors:
+            scores = processor(tokens, scores)
         return self.warpers(tokens, scores)
 
     def _draw(self, scores: torch.Tensor) -> torch.Tensor:
@@ -261,6 +271,13 @@ def _check_vocabulary(sampler: Sampler, size: int) -> None:
                 f"{name} holds token id {max(tokens)}: expected 0 to {size - 1}, the model's vocabulary. "
                 "Was the text tokenised with another model's tokenizer?"
             )
+
+
+def _seeds(seed: int | Sequence[int] | None) -> Sequence[int]:
+    """One for each row, or one for all of them; none where torch's global generator draws."""
+    if seed is None:
+        return []
+    return seed if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
 
 
 def _is_real(value: Any) -> bool:

@@ -8,7 +8,6 @@ import re
 import time
 import warnings
 from collections.abc import Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -16,29 +15,13 @@ import torch
 from decodeloop.engines.cuda_graph import Capture
 from decodeloop.export.file import TYPES
 from decodeloop.models.load import pick_device
+from decodeloop.optional import load_onnxruntime
 
 if TYPE_CHECKING:
     import onnxruntime
 
 SPIN = 400  # microseconds that a thread without work waits at most before it sleeps: about a short step's pauses
 NUMBERS = dict(TYPES.values())  # torch's element types -> ONNX's numbers
-
-
-def load_onnxruntime() -> ModuleType:
-    """The module onnxruntime, which a plain installation of decodeloop does not have.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed: which extra to install.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(
-            "onnxruntime is not installed: pip install 'decodeloop[cpu]', or 'decodeloop[cuda]' for an NVIDIA GPU."
-        ) from error
-    return onnxruntime
 
 
 class OnnxSession:

@@ -22,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from decodeloop.export.file import METADATA, check_graph_file, save_graph
+from decodeloop.optional import load_onnxruntime
 
 QUANTIZED = ("MatMulNBits", "GatherBlockQuantized", "MatMulBnb4", "DequantizeLinear", "MatMulInteger")
 
@@ -176,6 +177,7 @@ def _drop_unused(graph: ir.Graph) -> None:
 
 
 def _quantizer(bits: int, block_size: int, symmetric: bool) -> Any:
+    load_onnxruntime()
     with _root_logger_untouched():
         from onnxruntime.quantization import matmul_nbits_quantizer as library
     config = library.DefaultWeightOnlyQuantConfig(block_size=block_size, is_symmetric=symmetric, bits=bits)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedModel
 
+from decodeloop.checks import check_count
 from decodeloop.decoding.engine import Engine
-from decodeloop.decoding.prompt import check_prompt
-from decodeloop.decoding.stopping import stopping
+from decodeloop.decoding.prompt import Prompt, check_prompt
+from decodeloop.decoding.stopping import TokenIds, stopping
 from decodeloop.engines.onnx_decoder import OnnxDecoder
 from decodeloop.engines.torch_loop import TorchEngine
 from decodeloop.engines.torch_static import TorchDecoder
 
-Decoder = PreTrainedModel | OnnxDecoder | TorchDecoder | str | os.PathLike
+Decoder = PreTrainedModel | OnnxDecoder | TorchDecoder | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where two decoders first chose different tokens.
+    """Where two decoders chose different tokens.
 
     ``margin`` is how far the reference's best logit is above the logit it gives to the candidate's token, and
     ``rounding`` what the logits' type can be expected to lose on the way: 32 units in the last place of the largest
     logit. A margin below it is a near tie, which the order of additions decides; a larger one is a real difference.
+    Where either's logits are no distribution (NaN, or infinite), the margin is NaN, which is no near tie.
     """
 
     prompt: int
@@ -40,6 +44,10 @@ class Divergence:
     def near_tie(self) -> bool:
         """Whether rounding can explain the difference."""
         return self.margin <= self.rounding
+
+    def __str__(self) -> str:
+        kind = "a near tie" if self.near_tie else "not a near tie"
+        return f"step {self.step}: {self.got} for {self.expected}, margin {self.margin:.2g} ({kind})"
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,9 @@ class VerifyReport:
         The first difference.
     logit_diffs, kls : list of float
         The largest of each step, over rows and prompts.
+    divergences : list of Divergence
+        All of them: ``prompt``, ``row``, ``step``, the tokens ``expected`` and ``got``, ``margin``, ``rounding``, and
+        whether it is a ``near_tie``.
     """
 
     same_tokens: bool
@@ -72,14 +83,20 @@ class VerifyReport:
     divergence: Divergence | None = None
     logit_diffs: list[float] = field(default_factory=list, repr=False)
     kls: list[float] = field(default_factory=list, repr=False)
+    divergences: list[Divergence] = field(default_factory=list, repr=False)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two compute the same: the same tokens, or a near tie wherever they differ."""
+        return self.same_tokens or all(d is not None and d.near_tie for d in (self.divergence, *self.divergences))
 
     def __str__(self) -> str:
-        head = f"{self.agreed} of {self.tokens} tokens agree, logits within {self.max_logit_diff:.2g}"
+        text = f"{self.agreed} of {self.tokens} tokens agree, logits within {self.max_logit_diff:.2g}"
         if self.divergence is None:
-            return head
-        d = self.divergence
-        kind = "a near tie" if d.near_tie else "not a near tie"
-        return f"{head}; first difference at step {d.step}: {d.got} for {d.expected}, margin {d.margin:.2g} ({kind})"
+            return text
+        text += f"; first difference at {self.divergence}"
+        worse = [d for d in self.divergences if not d.near_tie] if self.divergence.near_tie else []
+        return text + (f"; {len(worse)} of {len(self.divergences)} are no near ties: {worse[0]}" if worse else "")
 
 
 @torch.no_grad()
@@ -88,14 +105,14 @@ def verify(
     candidate: Decoder,
     prompts: torch.Tensor | Sequence[torch.Tensor],
     *,
-    attention_mask: torch.Tensor | Sequence[torch.Tensor] | None = None,
+    attention_mask: torch.Tensor | Sequence[torch.Tensor | None] | None = None,
     max_new_tokens: int = 20,
-    eos_token_id: int | Sequence[int] | str | None = "model",
+    eos_token_id: TokenIds = "model",
 ) -> VerifyReport:
     """Decode greedily with the reference, feed the candidate the same tokens, and compare the logits of each step.
 
     The candidate is fed the reference's tokens, so that a single near tie does not send it down another path and
-    every step is compared. It would have given the same tokens by itself if and only if it agrees at every step.
+    every step is compared. It would have given the same tokens by itself if and only if it chose them at every step.
 
     Parameters
     ----------
@@ -114,10 +131,110 @@ def verify(
     ------
     ValueError
         If the vocabularies differ, both are the same decoder, or an argument cannot be used.
+
+    Examples
+    --------
+    A static cache computes what a growing one does:
+
+    >>> import decodeloop
+    >>> loaded = decodeloop.load(device="cpu")
+    >>> ids = loaded.tokenizer("def add(a, b):", return_tensors="pt").input_ids
+    >>> report = verify(loaded.model, decodeloop.TorchDecoder(loaded.model), ids, max_new_tokens=5)
+    >>> report.agrees, report.tokens, report.max_logit_diff < 1e-3
+    (True, 5, True)
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: expected 1 or more, or nothing is compared.")
-    ref, cand = _engine(reference), _engine(candidate)
+    check_count("max_new_tokens", max_new_tokens, 1, note="or nothing is compared")
+    ref, cand = as_engine(reference), as_engine(candidate)
+    _check_comparable(ref, cand)
+    ends = stopping(ref, eos_token_id, None).eos_token_ids
+    tally = _Tally()
+    for index, (ids, mask) in enumerate(_with_masks(prompts, attention_mask)):
+        limits = {"vocab_size": ref.vocab_size, "max_positions": ref.max_positions}
+        prompt = check_prompt(ids, mask, max_new_tokens=max_new_tokens, **limits)
+        for step, (rows, want, got) in enumerate(_paired_logits(ref, cand, prompt, max_new_tokens, ends)):
+            tally.add(index, step, rows, want, got)
+    return tally.report()
+
+
+def _paired_logits(
+    ref: Engine, cand: Engine, prompt: Prompt, steps: int, ends: list[int]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Feed both the reference's tokens: at each step the rows that have not ended, and what the two say to them.
+
+    Rows ``[live]``, logits ``[live, vocabulary]`` each, all on the CPU.
+    """
+    unread = prompt.input_ids
+    for engine in (ref, cand):
+        engine.start(prompt.to(engine.device), unread.shape[1] + steps)
+    live = torch.ones(len(unread), dtype=torch.bool)
+    for _ in range(steps):
+        want, got = (engine.forward(unread.to(engine.device))[:, -1].cpu() for engine in (ref, cand))
+        rows = live.nonzero()[:, 0]
+        yield rows, want[rows], got[rows]
+        unread = want.argmax(-1, keepdim=True)
+        live &= ~torch.isin(unread[:, 0], torch.tensor(ends, dtype=torch.int64))
+        if not live.any():
+            return
+
+
+class _Tally:
+    """What the steps of all prompts add up to."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.divergences: list[Divergence] = []
+        self.worst: dict[int, list[torch.Tensor]] = defaultdict(list)  # by step: logit difference and KL, each prompt's
+
+    def add(self, prompt: int, step: int, rows: torch.Tensor, want: torch.Tensor, got: torch.Tensor) -> None:
+        """Compare the logits ``[rows, vocabulary]`` of one step."""
+        eps = max(torch.finfo(logits.dtype).eps for logits in (want, got))
+        want, got = want.double(), got.double()
+        apart = (want - got).abs().masked_fill(want == got, 0.0).amax(-1)  # -inf, a mask, is not apart from itself
+        kl = _kl_divergence(want, got)
+        self.tokens += len(rows)
+        self.worst[step].append(torch.stack([apart.max(), kl.max()]))
+        best, theirs = want.argmax(-1), got.argmax(-1)
+        broken = kl.isnan()  # no token is the best then, whatever argmax says
+        for i in (broken | (best != theirs)).nonzero()[:, 0].tolist():
+            margin = math.nan if broken[i] else float(want[i, best[i]] - want[i, theirs[i]])
+            rounding = 32 * eps * float(want[i].nan_to_num(0.0, 0.0, 0.0).abs().max())
+            self.divergences.append(
+                Divergence(prompt, int(rows[i]), step, int(best[i]), int(theirs[i]), margin, rounding)
+            )
+
+    def report(self) -> VerifyReport:
+        found = self.divergences
+        diffs, kls = torch.stack([torch.stack(each).amax(0) for each in self.worst.values()]).T
+        return VerifyReport(
+            same_tokens=not found,
+            tokens=self.tokens,
+            agreed=self.tokens - len(found),
+            max_logit_diff=float(diffs.max()),  # unlike Python's max, NaN where any of them is
+            max_kl=float(kls.max()),
+            divergence=found[0] if found else None,
+            logit_diffs=diffs.tolist(),
+            kls=kls.tolist(),
+            divergences=found,
+        )
+
+
+def _kl_divergence(want: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
+    """``[rows]``, in nats; NaN where either's logits are no distribution."""
+    p, q = want.log_softmax(-1), got.log_softmax(-1)
+    return (p.exp() * (p - q)).masked_fill(p.exp() == 0, 0.0).sum(-1)
+
+
+def _with_masks(
+    prompts: torch.Tensor | Sequence[torch.Tensor], masks: torch.Tensor | Sequence[torch.Tensor | None] | None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    prompts = [prompts] if isinstance(prompts, torch.Tensor) else list(prompts)
+    masks = [masks] if isinstance(masks, torch.Tensor) else masks or [None] * len(prompts)
+    if not prompts or len(prompts) != len(masks):
+        raise ValueError(f"{len(prompts)} prompts and {len(masks)} attention masks: expected 1 or more, and as many.")
+    return zip(prompts, masks, strict=True)
+
+
+def _check_comparable(ref: Engine, cand: Engine) -> None:
     if ref is cand:
         raise ValueError(f"reference and candidate are one {type(ref).__name__}, which has one cache: open two.")
     if ref.vocab_size != cand.vocab_size:
@@ -126,91 +243,16 @@ def verify(
         facts = [(c.model_type, c.num_hidden_layers, c.hidden_size) for c in (ref.config, cand.config)]
         if facts[0] != facts[1]:
             raise ValueError(f"(type, layers, hidden size) differ, {facts[0]} and {facts[1]}: not the same model.")
-    prompts = [prompts] if isinstance(prompts, torch.Tensor) else list(prompts)
-    masks = [attention_mask] if isinstance(attention_mask, torch.Tensor) else attention_mask or [None] * len(prompts)
-    ends = torch.tensor(stopping(ref, eos_token_id, None).eos_token_ids, dtype=torch.int64)
-    steps: list[tuple[float, float]] = []  # of each step: largest logit difference, largest KL
-    compared = agreed = 0
-    first: Divergence | None = None
-    for index, (ids, mask) in enumerate(zip(prompts, masks, strict=True)):
-        limits = {"vocab_size": ref.vocab_size, "max_positions": ref.max_positions, "max_new_tokens": max_new_tokens}
-        prompt = check_prompt(ids, mask, **limits)
-        live, unread = torch.ones(len(ids), dtype=torch.bool), prompt.input_ids
-        for step in range(max_new_tokens):
-            for engine in (ref, cand) if step == 0 else ():
-                engine.start(prompt.to(engine.device), ids.shape[1] + max_new_tokens)
-            outputs = [engine.forward(unread.to(engine.device))[:, -1] for engine in (ref, cand)]
-            eps = max(torch.finfo(logits.dtype).eps for logits in outputs)
-            want, got = (logits.double().cpu() for logits in outputs)
-            expected, chosen = want.argmax(-1), got.argmax(-1)
-            unread = expected[:, None]
-            kl = (want.log_softmax(-1) - got.log_softmax(-1)).mul(want.softmax(-1)).sum(-1)
-            worst = float((want - got).abs().amax(-1)[live].max()), float(kl[live].max())
-            _keep_largest(steps, step, worst)
-            wrong = (live & (expected != chosen)).nonzero().flatten().tolist()
-            compared, agreed = compared + int(live.sum()), agreed + int(live.sum()) - len(wrong)
-            if wrong and first is None:
-                row = wrong[0]
-                best, theirs = int(expected[row]), int(chosen[row])
-                margin, rounding = float(want[row, best] - want[row, theirs]), 32 * eps * float(want[row].abs().max())
-                first = Divergence(index, row, step, best, theirs, margin, rounding)
-            live &= ~torch.isin(expected, ends)
-            if not live.any():
-                break
-    diffs, kls = [d for d, _ in steps], [k for _, k in steps]
-    return VerifyReport(first is None, compared, agreed, max(diffs), max(kls), first, diffs, kls)
 
 
-@torch.no_grad()
-def perplexity(decoder: Decoder, input_ids: torch.Tensor, *, attention_mask: torch.Tensor | None = None) -> float:
-    """How surprised a decoder is by a text: among how many equally likely tokens it would have to guess each time.
-
-    The exponential of the mean of ``-log p(token | tokens before it)`` over the second to the last token of each row,
-    padding left out. 1 is a text that the model knew; the size of the vocabulary, one that it knows nothing about.
-    It tells what rounding the weights costs sooner than greedy tokens do, which change only when the order does.
-
-    Parameters
-    ----------
-    decoder : transformers model, OnnxDecoder, TorchDecoder, or path of an ONNX graph
-    input_ids : torch.Tensor
-        int ``[batch, length]``, a text and not a prompt: at least 2 tokens in some row.
-    attention_mask : torch.Tensor, optional
-        int ``[batch, length]``, 0 for padding on the left.
+def as_engine(decoder: Decoder) -> Engine:
+    """What runs a decoder, whichever form it was given in.
 
     Raises
     ------
     ValueError
-        If there is no second token, or an argument cannot be used.
+        If it is none of them.
     """
-    engine = _engine(decoder)
-    text = check_prompt(input_ids, attention_mask, vocab_size=engine.vocab_size, max_positions=engine.max_positions)
-    text = text.to(engine.device)
-    counted = (text.attention_mask[:, 1:] * text.attention_mask[:, :-1]).bool()
-    if not counted.any():
-        raise ValueError(f"input_ids has shape {list(input_ids.shape)}: expected at least 2 tokens in some row.")
-    engine.start(text, input_ids.shape[1])
-    chunks = text.input_ids.split(1, dim=1) if getattr(engine, "last_only", False) else [text.input_ids]
-    losses, seen = [], 0
-    for chunk in chunks:
-        logits, following = (
-            engine.forward(chunk, all_logits=True),
-            text.input_ids[:, seen + 1 : seen + 1 + chunk.shape[1]],
-        )
-        seen += chunk.shape[1]
-        if following.shape[1]:
-            log_p = logits[:, : following.shape[1]].float().log_softmax(-1)
-            losses.append(-log_p.gather(-1, following[..., None])[..., 0])
-    return float(torch.cat(losses, dim=1)[counted].mean().exp())
-
-
-def _keep_largest(steps: list[tuple[float, float]], step: int, worst: tuple[float, float]) -> None:
-    if step == len(steps):
-        steps.append(worst)
-    else:
-        steps[step] = max(steps[step][0], worst[0]), max(steps[step][1], worst[1])
-
-
-def _engine(decoder: Decoder) -> Engine:
     if isinstance(decoder, OnnxDecoder | TorchDecoder):
         return decoder
     if isinstance(decoder, PreTrainedModel):

@@ -1,4 +1,4 @@
-"""One-line summaries of tensors, caches and nested inputs, and the distance between two of them.
+"""One-line summaries of tensors, caches and nested inputs.
 
 The grammar of :func:`string_type` is the one that readers of onnx-diagnostic know::
 
@@ -11,27 +11,17 @@ The grammar of :func:`string_type` is the one that readers of onnx-diagnostic kn
     └ C on the CPU, G on a GPU: with_device=True
 """
 
+from __future__ import annotations
+
 import collections
 import dataclasses
-import functools
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.export.dynamic_shapes import _DerivedDim, _DimHint
 from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
-from transformers.utils import ModelOutput
-
-# The numbers of onnx.TensorProto.DataType, under the names that torch, numpy and ml_dtypes share.
-_ELEMENT_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "object": 8}
-_ELEMENT_TYPES |= {"bool": 9, "float16": 10, "float64": 11, "uint32": 12, "uint64": 13, "complex64": 14}
-_ELEMENT_TYPES |= {"complex128": 15, "bfloat16": 16, "float8_e4m3fn": 17, "float8_e4m3fnuz": 18, "float8_e5m2": 19}
-_ELEMENT_TYPES |= {"float8_e5m2fnuz": 20, "uint4": 21, "int4": 22, "float4_e2m1fn": 23, "float4_e2m1fn_x2": 23}
-_ELEMENT_TYPES |= {"float8_e8m0fnu": 24, "uint2": 25, "int2": 26}
-_KEYS = ("abs", "rel", "sum", "n", "dnan")  # what max_diff measures
 
 
 def string_type(
@@ -55,6 +45,7 @@ def string_type(
 
     Examples
     --------
+    >>> import math
     >>> string_type({"input_ids": torch.tensor([[7, 11]]), "past": [np.zeros((2, 0), np.float32)]}, with_shape=True)
     'dict(input_ids:T7s1x2,past:#1[A1s2x0])'
     >>> string_type((torch.tensor([1.0, math.nan, 3.0]), 5), with_shape=True, with_min_max=True)
@@ -78,223 +69,129 @@ class _Line:
         except Exception:  # a tensor without storage, a half-built object: say less rather than fail
             return dataclasses.replace(self, values=False).of(obj) if self.values else f"{type(obj).__name__}(...)"
 
-    def dims(self, dtype: Any, shape: Sequence[Any]) -> str:
-        name = "object" if getattr(dtype, "kind", "") in ("S", "U") else str(dtype).removeprefix("torch.")
-        return f"{_ELEMENT_TYPES.get(name, name)}{'s' + 'x'.join(map(str, shape)) if self.shape else f'r{len(shape)}'}"
-
-    def long(self, obj: Collection[Any], head: str, numbers: str) -> str:
-        if not self.values or not all(isinstance(item, int | float) for item in obj):
-            return head
-        return head + numbers.format(min(obj), max(obj), sum(map(float, obj)) / len(obj))
-
-    @functools.singledispatchmethod
     def write(self, obj: Any) -> str:
-        """What no class below covers: dataclasses (model configurations are) and types known by their name."""
         name = type(obj).__name__
-        if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-            return self.record(obj)
-        if name == "OrtValue":
-            where = ("C" if obj.device_name().lower() == "cpu" else "G") if self.device else ""
-            text = f"({self.of(obj.numpy())})" if self.values else self.dims(obj.element_type(), obj.shape())
-            return f"{where}OV{text}"
-        return f"OT{obj.type.tensor_type.elem_type}" if name == "ValueInfoProto" else f"{name}(...)"
+        match obj:
+            case str() | bool() | int() | float() | complex() | np.generic():
+                name = next((kind.__name__ for kind in (bool, int, float, str) if isinstance(obj, kind)), name)
+                return f"{name}={obj}" if self.values and name != "str" else name
+            case torch.Tensor():
+                return f"{self.place(obj.get_device() >= 0)}{'F' if name == 'FakeTensor' else 'T'}{self.array(obj)}"
+            case np.ndarray():
+                return f"A{self.array(obj)}"
+            case list():
+                if len(obj) >= max(self.limit, 1):
+                    return f"#{len(obj)}[{self.of(obj[0])},...]{self.numbers(obj, '[{},{}:{}]')}"
+                return f"#{len(obj)}[{self.items(obj)}]"
+            case tuple():
+                if len(obj) >= max(self.limit, 2):
+                    return f"#{len(obj)}({self.of(obj[0])},...){self.numbers(obj, '[{},{}:A[{}]]')}"
+                return f"({self.items(obj)}{',' if len(obj) == 1 else ''})"
+            case set() | frozenset():
+                if len(obj) < 10:
+                    return f"{{{self.items(obj)}}}"
+                numbers = self.numbers(obj, "[{},{}:A{}]")
+                return f"{{...}}#{len(obj)}{numbers}" if self.shape or numbers else "{...}"
+            case torch.device() | torch.dtype() | torch.memory_format() | torch.layout():
+                return f"{name}({obj})"
+            case EncoderDecoderCache():
+                own, cross = self.of(obj.self_attention_cache), self.of(obj.cross_attention_cache)
+                return f"{name}(self_attention_cache={own}, cross_attention_cache={cross})"
+            case Cache():
+                return self.cache(obj)
+            case CacheLayerMixin():
+                return f"{name}(keys={self.of(obj.keys)}, values={self.of(obj.values)})"
+            case collections.UserDict():  # BatchEncoding, BatchFeature
+                return f"{name}(data={self.of(obj.data)})"
+            case Mapping() if not dataclasses.is_dataclass(obj):
+                return self.mapping(obj)
+        return self.by_name(obj, name)
 
-    @write.register
-    def _(self, obj: bytes | slice | torch.SymInt | torch.SymFloat | torch.SymBool | _DerivedDim | None) -> str:
-        return type(obj).__name__.removesuffix("Type").removeprefix("_")
+    def by_name(self, obj: Any, name: str) -> str:
+        """Types that are private to torch, or of packages that need not be there; dataclasses; and the unknown."""
+        match name:
+            case "NoneType" | "slice" | "SymInt" | "SymFloat" | "_DerivedDim":
+                return name.removesuffix("Type").removeprefix("_")
+            case "Dim":
+                return f"Dim({obj.__name__})"
+            case "_DimHint":
+                return str(obj).replace("DimHint(AUTO)", "AUTO").replace("DimHint(DYNAMIC)", "DYNAMIC")
+            case "OrtValue":
+                text = f"({self.of(obj.numpy())})" if self.values else self.dims(obj.element_type(), obj.shape())
+                return f"{self.place(obj.device_name().lower() != 'cpu')}OV{text}"
+            case "ValueInfoProto":
+                return f"OT{obj.type.tensor_type.elem_type}"
+        if dataclasses.is_dataclass(obj) and not isinstance(obj, type):  # as model outputs and configurations are
+            fields = {field.name: getattr(obj, field.name, None) for field in dataclasses.fields(obj)}
+            return f"{name}({self.pairs({key: value for key, value in fields.items() if value is not None})})"
+        return f"{name}(...)"
 
-    @write.register
-    def _(self, obj: str | bool | int | float | complex | np.generic | np.float64) -> str:
-        name = next((kind.__name__ for kind in (bool, int, float, str) if isinstance(obj, kind)), type(obj).__name__)
-        return f"{name}={obj}" if self.values and name != "str" else name
+    def array(self, obj: torch.Tensor | np.ndarray) -> str:
+        return f"{self.dims(_element_type(obj.dtype), obj.shape)}{_content(obj) if self.values else ''}"
 
-    @write.register
-    def _(self, obj: torch.device | torch.dtype | torch.memory_format | torch.layout | torch.export.Dim) -> str:
-        return f"{type(obj).__name__}({getattr(obj, '__name__', obj)})"
+    def dims(self, element_type: int | str, shape: Sequence[Any]) -> str:
+        return f"{element_type}{'s' + 'x'.join(map(str, shape)) if self.shape else f'r{len(shape)}'}"
 
-    @write.register
-    def _(self, obj: _DimHint) -> str:
-        return str(obj).replace("DimHint(AUTO)", "AUTO").replace("DimHint(DYNAMIC)", "DYNAMIC")
+    def place(self, on_gpu: bool) -> str:
+        return "CG"[on_gpu] if self.device else ""
 
-    @write.register
-    def _(self, obj: torch.Tensor) -> str:
-        where = ("G" if obj.get_device() >= 0 else "C") if self.device else ""
-        if isinstance(obj, FakeTensor) or obj.is_meta:
-            return f"{where}{'F' if isinstance(obj, FakeTensor) else 'T'}{self.dims(obj.dtype, obj.shape)}"
-        return f"{where}T{self.dims(obj.dtype, obj.shape)}{_content(obj.detach()) if self.values else ''}"
+    def items(self, obj: Iterable[Any]) -> str:
+        return ",".join(map(self.of, obj))
 
-    @write.register
-    def _(self, obj: np.ndarray) -> str:
-        return f"A{self.dims(obj.dtype, obj.shape)}{_content(obj) if self.values else ''}"
+    def pairs(self, obj: Mapping[Any, Any]) -> str:
+        return ",".join(f"{key}:{self.of(value)}" for key, value in obj.items())
 
-    @write.register
-    def _(self, obj: list) -> str:
-        if len(obj) < self.limit or not obj:
-            return f"#{len(obj)}[{','.join(map(self.of, obj))}]"
-        return self.long(obj, f"#{len(obj)}[{self.of(obj[0])},...]", "[{},{}:{}]")
+    def numbers(self, obj: Collection[Any], form: str) -> str:
+        """What there is to say of many numbers; nothing of anything else."""
+        if not self.values or not all(isinstance(item, int | float) for item in obj):
+            return ""
+        return form.format(min(obj), max(obj), sum(map(float, obj)) / len(obj))
 
-    @write.register
-    def _(self, obj: tuple) -> str:
-        if len(obj) < self.limit or len(obj) <= 1:
-            return f"({','.join(map(self.of, obj))},)" if len(obj) == 1 else f"({','.join(map(self.of, obj))})"
-        return self.long(obj, f"#{len(obj)}({self.of(obj[0])},...)", "[{},{}:A[{}]]")
-
-    @write.register
-    def _(self, obj: set | frozenset) -> str:
-        if len(obj) < 10:
-            return f"{{{','.join(map(self.of, obj))}}}"
-        numbers = self.long(obj, "", "[{},{}:A{}]")
-        return f"{{...}}#{len(obj)}{numbers}" if self.shape or numbers else "{...}"
-
-    @write.register
-    def _(self, obj: Mapping | collections.deque) -> str:
-        if isinstance(obj, collections.UserDict):  # BatchEncoding, BatchFeature
-            return f"{type(obj).__name__}(data={self.of(obj.data)})"
+    def mapping(self, obj: Mapping[Any, Any]) -> str:
         if type(obj) is not dict:  # the values without their keys, as torch's pytrees see them
-            return f"{type(obj).__name__}[serialized]({self.of(_items(obj))})"
-        by_axis = all(isinstance(key, int) for key in obj)
-        names = by_axis and all(isinstance(v, str | torch.export.Dim | _DimHint) for v in obj.values())
-        text = (f"{k}:DYN({v})" if names and isinstance(v, str) else f"{k}:{self.of(v)}" for k, v in obj.items())
-        return f"{{{','.join(text)}}}" if by_axis else f"dict({','.join(text)})"
+            return f"{type(obj).__name__}[serialized]({self.of(list(obj.values()))})"
+        if not all(isinstance(key, int) for key in obj):
+            return f"dict({self.pairs(obj)})"
+        dynamic = all(type(value).__name__ in ("str", "Dim", "_DerivedDim", "_DimHint") for value in obj.values())
+        axes = (f"DYN({v})" if dynamic and isinstance(v, str) else self.of(v) for v in obj.values())
+        return f"{{{','.join(f'{key}:{axis}' for key, axis in zip(obj, axes, strict=True))}}}"
 
-    @write.register(ModelOutput)
-    def record(self, obj: Any) -> str:
-        fields = ((f.name, getattr(obj, f.name, None)) for f in dataclasses.fields(obj))
-        text = (f"{name}:{self.of(value)}" for name, value in fields if value is not None)
-        return f"{type(obj).__name__}({','.join(text)})"
-
-    @write.register
-    def _(self, obj: EncoderDecoderCache) -> str:
-        own, cross = map(self.of, _items(obj))
-        return f"{type(obj).__name__}(self_attention_cache={own}, cross_attention_cache={cross})"
-
-    @write.register
-    def _(self, obj: Cache) -> str:
+    def cache(self, obj: Cache) -> str:
         name = type(obj).__name__
-        mixed = name == "DynamicCache" and any(type(layer).__name__ != "DynamicLayer" for layer in obj.layers)
-        if mixed or not all(hasattr(layer, "keys") for layer in obj.layers):
-            layers = (f"{type(layer).__name__}({', '.join(map(self.of, _states(layer)))})" for layer in obj.layers)
-            return f"{name}({', '.join(layers)})"
-        filled = [layer for layer in obj.layers if layer.keys is not None]
+        layers: list[Any] = obj.layers
+        mixed = name == "DynamicCache" and any(type(layer).__name__ != "DynamicLayer" for layer in layers)
+        if mixed or not all(hasattr(layer, "keys") for layer in layers):
+            text = (f"{type(layer).__name__}({', '.join(map(self.of, layer_states(layer)))})" for layer in layers)
+            return f"{name}({', '.join(text)})"
+        filled = [layer for layer in layers if layer.keys is not None]
         keys, values = [layer.keys for layer in filled], [layer.values for layer in filled]
         return f"{name}(key_cache={self.of(keys)}, value_cache={self.of(values)})"
 
-    @write.register
-    def _(self, obj: CacheLayerMixin) -> str:
-        return f"{type(obj).__name__}(keys={self.of(obj.keys)}, values={self.of(obj.values)})"
 
-
-def _content(obj: torch.Tensor | np.ndarray) -> str:
-    if obj.ndim == 0 or 0 in obj.shape:
-        return "[empty]" if obj.ndim else f"={obj[()]}"
-    if isinstance(obj, torch.Tensor) and obj.dtype in (torch.uint16, torch.uint32, torch.uint64):
-        obj = obj.cpu().numpy()  # torch has no minimum of these, nor of float8
-    if "complex" in str(obj.dtype):
-        obj = abs(obj)
-    elif isinstance(obj, torch.Tensor) and obj.is_floating_point():
-        obj = obj.double()
-    nans = obj != obj
-    kept, text = (obj[~nans], f"N{nans.sum()}nans") if nans.any() else (obj, "")
-    if len(kept) == 0:
-        return f"[{text}]"
-    if isinstance(kept, np.ndarray):
-        mean = kept.astype(np.float64).mean()
-    else:
-        mean = (kept if kept.is_floating_point() else kept.double()).mean()
-    return f"[{kept.min()},{kept.max()}:A{mean}{text}]"
-
-
-def _states(layer: Any) -> list[Any]:
-    """What a cache layer holds: keys and values, the states of a linear attention, or both."""
+def layer_states(layer: Any) -> list[Any]:
+    """What a layer of a transformers cache holds: keys and values, the states of a linear attention, or both."""
     return [getattr(layer, s) for s in ("keys", "values", "conv_states", "recurrent_states") if hasattr(layer, s)]
 
 
-def max_diff(expected: Any, got: Any) -> dict[str, Any]:
-    """Measure how far ``got`` is from ``expected``, in float64 whatever the types.
-
-    Lists and tuples are compared item by item, dictionaries key by key, a tensor with a list of one. Caches and model
-    outputs are compared as flat lists, layer by layer, keys before values, with whatever flattens to as many tensors.
-
-    Parameters
-    ----------
-    expected, got
-        Tensors, arrays, numbers, caches, model outputs, and nested lists, tuples and dictionaries of them, mixed.
-
-    Returns
-    -------
-    dict
-        ``abs`` and ``rel``, the largest absolute and relative difference, relative to ``|expected| + 1e-3``; ``sum``
-        of the absolute differences; ``n`` elements compared; ``dnan``, how many are NaN on one side only (the largest
-        such count of one tensor); in the differences NaN counts as 1e10. For a single pair ``argm``, the index of
-        the largest difference (None when empty). With torch tensors ``dev``, how many pairs lie on two devices.
-        Where structures, lengths, keys or shapes differ, the first five are infinite.
-    """
-    if isinstance(expected, Cache | ModelOutput) or isinstance(got, Cache | ModelOutput):
-        expected, got = _leaves(expected), _leaves(got)
-    elif isinstance(expected, Mapping) and isinstance(got, Mapping):
-        if expected.keys() != got.keys():
-            return dict.fromkeys(_KEYS, math.inf)
-        got = {key: got[key] for key in expected}
-    left, right = _items(expected), _items(got)
-    if left is None and right is None:
-        return _leaf_diff(expected, got)
-    left, right = [expected] if left is None else left, [got] if right is None else right
-    if len(left) != len(right):
-        return dict.fromkeys(_KEYS, math.inf)
-    if len(left) == 1:
-        return max_diff(left[0], right[0])
-    total = dict.fromkeys(_KEYS, 0.0)
-    for diff in map(max_diff, left, right):
-        total |= {key: max(total[key], diff[key]) for key in ("abs", "rel", "dnan")}
-        total |= {key: total.get(key, 0) + diff[key] for key in ("sum", "n", "dev") if key in diff}
-    return total
+def _element_type(dtype: Any) -> int | str:
+    """The number of onnx.TensorProto.DataType; the type's name where ONNX has none."""
+    name = str(dtype).removeprefix("torch.")
+    try:  # NumPy knows all of torch's types by their names, those of ml_dtypes included
+        return int(ir.DataType.from_numpy(np.dtype(name)))
+    except TypeError:
+        return name
 
 
-def _items(obj: Any) -> list[Any] | None:
-    """The parts of a container; None for what has none."""
-    if isinstance(obj, EncoderDecoderCache):
-        return [obj.self_attention_cache, obj.cross_attention_cache]
-    if isinstance(obj, Cache):
-        return [state for layer in obj.layers for state in _states(layer) if state is not None]
-    if isinstance(obj, Mapping):
-        return list(obj.values())
-    return list(obj) if isinstance(obj, list | tuple | collections.deque) else None
-
-
-def _leaves(obj: Any) -> list[Any]:
-    return [obj] if (items := _items(obj)) is None else [leaf for item in items for leaf in _leaves(item)]
-
-
-def _double(obj: Any) -> torch.Tensor | None:
-    """As a float64 or complex128 tensor; None for what holds no numbers."""
-    if isinstance(obj, np.ndarray | np.generic | int | float | complex):
-        obj = torch.from_numpy(np.array(obj, dtype=np.complex128 if np.iscomplexobj(obj) else np.float64))
+def _content(obj: torch.Tensor | np.ndarray) -> str:
     if isinstance(obj, torch.Tensor):
-        return obj.detach().to(torch.complex128 if obj.is_complex() else torch.float64)
-    return None
-
-
-def _leaf_diff(expected: Any, got: Any) -> dict[str, Any]:
-    x, y = _double(expected), _double(got)
-    if x is None or y is None:  # None, strings...: equal or not
-        equal = x is y and type(expected) is type(got) and expected == got
-        return dict.fromkeys(_KEYS, 0.0 if equal else math.inf)
-    if x.is_complex() or y.is_complex():
-        x, y = (torch.view_as_real(z.to(torch.complex128)) for z in (x, y))
-    if x.shape != y.shape:
-        return dict.fromkeys(_KEYS, math.inf)
-    dev = {"dev": int(x.device != y.device)} if any(isinstance(z, torch.Tensor) for z in (expected, got)) else {}
-    if x.numel() == 0:
-        return {**dict.fromkeys(_KEYS, 0.0), "argm": None, **dev}
-    y = y.to(x.device)
-    dnan = float((x.isnan() != y.isnan()).sum())
-    x = x.nan_to_num(1e10)
-    diff = (y.nan_to_num(1e10) - x).abs()
-    numbers = {"abs": diff.max(), "rel": (diff / (x.abs() + 1e-3)).max(), "sum": diff.sum(), "n": diff.numel()}
-    argm = tuple(int(i) for i in torch.unravel_index(diff.argmax(), diff.shape))
-    return {**{key: float(value) for key, value in numbers.items()}, "dnan": dnan, "argm": argm, **dev}
-
-
-def string_diff(diff: dict[str, Any]) -> str:
-    """Write what :func:`max_diff` returns in one line, without what is zero apart from ``abs`` and ``rel``."""
-    return ", ".join(f"{key}={value}" for key, value in diff.items() if value or key in ("abs", "rel"))
+        obj = obj.detach()
+        obj = (obj.double() if obj.is_floating_point() else obj).cpu().numpy()
+    if obj.ndim == 0 or obj.size == 0:
+        return "[empty]" if obj.ndim else f"={obj}"
+    if np.iscomplexobj(obj):
+        obj = abs(obj)
+    elif obj.dtype.kind not in "biu":
+        obj = obj.astype(np.float64, casting="same_kind")
+    nans = np.isnan(obj)
+    kept, text = obj[~nans], f"N{nans.sum()}nans" if nans.any() else ""
+    return f"[{kept.min()},{kept.max()}:A{kept.mean(dtype=np.float64)}{text}]" if kept.size else f"[{text}]"

@@ -1,24 +1,25 @@
 """Where and with what a number was measured: a speed without its machine says nothing."""
 
-import ctypes
+from __future__ import annotations
+
 import datetime
-import functools
 import html
 import math
 import os
 import platform
 import re
-import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-_KEYS = """date mode device device_memory_gib driver cuda cpu cores threads memory_gib platform python torch
-transformers onnx onnxscript onnxruntime onnxruntime_package numpy provider commit model figures"""
+if TYPE_CHECKING:
+    from decodeloop.engines.onnx_decoder import OnnxDecoder
+    from decodeloop.models.load import LoadedModel
+
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 _RUNTIMES = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
 _NOTES = {
@@ -39,37 +40,42 @@ class Provenance(dict[str, Any]):
         cells = [(html.escape(label), html.escape(text)) for label, text in self._rows() if label != "Note"]
         rows = "".join(f'<tr><th scope="row">{label}</th><td>{text}</td></tr>' for label, text in cells)
         table = f'<table class="decodeloop-provenance"><tbody>{rows}</tbody></table>'
-        title = _NOTES.get(self.get("mode")) or f"Measured on {self.get('device')}"
+        title = _NOTES.get(self.get("mode", "")) or f"Measured on {self.get('device')}"
         kind = "warning" if self.get("mode") == "fast" else "note"
         return f'<div class="admonition {kind}"><p class="admonition-title">{html.escape(title)}</p>{table}</div>'
 
     def _rows(self) -> Iterator[tuple[str, str]]:
-        def line(**forms: str) -> str:
-            return ", ".join(form.format(self[key]) for key, form in forms.items() if self.get(key) is not None)
+        left = dict(self)  # what no row below has shown
 
-        runtime = f"{self.get('onnxruntime_package') or 'onnxruntime'} {{}}"
-        versions = {name: f"{name} {{}}" for name in _PACKAGES} | {"onnxruntime": runtime}
+        def line(**forms: str) -> str:
+            values = {key: left.pop(key, None) for key in forms}
+            return ", ".join(forms[key].format(value) for key, value in values.items() if value is not None)
+
+        mode, models, _ = (left.pop(key, None) for key in ("mode", "model", "figures"))
+        versions = {name: f"{name} {{}}" for name in _PACKAGES}
+        versions["onnxruntime"] = f"{left.pop('onnxruntime_package', None) or 'onnxruntime'} {{}}"
         yield "Device", line(device="{}", device_memory_gib="{} GiB", driver="driver {}", cuda="CUDA {}")
         yield "CPU", line(cpu="{}", cores="{} logical cores", threads="{} torch threads", memory_gib="{} GiB")
         yield "System", line(platform="{}", python="Python {}")
         yield "Versions", line(**versions)
-        if self.get("provider"):
-            yield "Provider", line(provider="{}")
-        models = self.get("model") or []
+        spin = "threads spin while they wait" if left.get("spinning") else "threads sleep while they wait"
+        if provider := line(provider="{}", spinning=spin):
+            yield "Provider", provider
         if models:
             yield "Model", "; ".join([models] if isinstance(models, str) else models)
         yield "Commit", line(commit="{}") or "not in a clone"
         yield "Date", line(date="{}")
-        yield from ((key, str(value)) for key, value in self.items() if key not in _KEYS.split())
-        if self.get("mode") in _NOTES:
-            yield "Note", _NOTES[self["mode"]]
+        yield from ((key, str(value)) for key, value in left.items())
+        if mode in _NOTES:
+            yield "Note", _NOTES[mode]
 
 
 def provenance(
     *,
-    device: Any = "auto",
-    provider: str | None = None,
-    model: Any = None,
+    device: torch.device | str = "auto",
+    provider: str | OnnxDecoder | None = None,
+    spinning: bool | None = None,
+    model: str | LoadedModel | Sequence[str | LoadedModel] | None = None,
     figures: Mapping[str, float] | None = None,
     **extra: Any,
 ) -> Provenance:
@@ -82,7 +88,10 @@ def provenance(
     device
         What computed: ``"auto"`` is CUDA where present. ``"cpu"`` on a machine with a GPU makes this a CPU run.
     provider
-        The execution provider that ONNX Runtime really used: ``session.get_providers()[0]``.
+        The execution provider that ONNX Runtime really used, ``session.get_providers()[0]``; or the decoder whose
+        session it was, which also tells of ``spinning``.
+    spinning
+        Whether ONNX Runtime's threads spin while they wait for work, which moves times on a CPU by a third.
     model
         What :func:`decodeloop.load` returned, which is written ``"bundled (trained weights)"``; or a text of your
         own; or a list of these.
@@ -102,38 +111,43 @@ def provenance(
         - ``cpu`` (its model), ``cores`` (logical), ``threads`` (torch's), ``memory_gib``, ``platform``, ``python``;
         - ``torch``, ``transformers``, ``onnx``, ``onnxscript``, ``onnxruntime``, ``numpy``: versions, and
           ``onnxruntime_package``, the distribution that is installed: ``"onnxruntime"`` or ``"onnxruntime-gpu"``;
-        - ``provider``, and ``commit`` of the clone (``+changed`` with uncommitted changes; None outside a clone).
+        - ``provider``, ``spinning``, and ``commit`` of the clone (``+changed`` with uncommitted changes; None outside
+          a clone).
 
     Raises
     ------
     TypeError
         When an extra value is no JSON type, or a figure no finite number.
+
+    Examples
+    --------
+    >>> where = provenance(model="bundled", rows=4, figures={"loop (tokens/s)": 177.2})
+    >>> where["torch"] == torch.__version__, where["rows"], where["figures"]
+    (True, 4, {'loop (tokens/s)': 177.2})
     """
-    if figures is not None:
-        extra = {"figures": {label: _number(label, value) for label, value in figures.items()}} | extra
-    if model is not None:
-        extra = {"model": _models(model)} | extra
-    gpu = _gpu(device)
-    kind = "cpu" if gpu["device"] == "cpu" else "gpu"
+    if provider is not None and not isinstance(provider, str):
+        provider, spinning = provider.providers[0], getattr(provider, "spinning", spinning)
     facts = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%MZ"),
-        "mode": "fast" if os.environ.get("UNITTEST_GOING") == "1" else kind,
-        **gpu,
-        **_machine(),
-        "threads": torch.get_num_threads(),
-        **_versions(),
+        **_hardware(device),
+        **_software(),
         "provider": provider,
+        "spinning": spinning,
         "commit": _commit(Path(__file__).resolve()),
     }
-    ordered = {key: facts[key] for key in _KEYS.split() if key in facts}
-    return Provenance(ordered | {key: _plain(key, value) for key, value in extra.items()})
+    if model is not None:
+        facts["model"] = _plain("model", _models(model))
+    if figures is not None:
+        facts["figures"] = {label: _number(label, value) for label, value in figures.items()}
+    return Provenance(facts | {key: _plain(key, value) for key, value in extra.items()})
 
 
 def _models(model: Any) -> Any:
     if isinstance(model, list | tuple):
         return [_models(each) for each in model]
-    name, weights = getattr(model, "name", None), getattr(model, "weights", None)
-    return f"{Path(name).name if Path(name).is_absolute() else name} ({weights} weights)" if weights else model
+    if not hasattr(model, "weights"):
+        return model
+    return f"{Path(model.name).name if Path(model.name).is_absolute() else model.name} ({model.weights} weights)"
 
 
 def _number(label: str, value: Any) -> float:
@@ -158,63 +172,38 @@ def _plain(key: str, value: Any) -> Any:
     raise TypeError(f"provenance({key}=...) got {type(value).__name__}: give a JSON type, str({key}) for example")
 
 
-def _gpu(device: Any) -> dict[str, Any]:
-    if str(device).split(":")[0] in ("auto", "cuda") and torch.cuda.is_available():
-        index = None if device == "auto" else torch.device(device).index
-        return _cuda(torch.cuda.current_device() if index is None else index)
-    return {"device": "cpu", "device_memory_gib": None, "driver": None, "cuda": None}
-
-
-@functools.cache
-def _cuda(index: int) -> dict[str, Any]:
-    properties = torch.cuda.get_device_properties(index)
-    memory = round(properties.total_memory / 2**30, 1)
-    return {
-        "device": properties.name,
-        "device_memory_gib": memory,
-        "driver": _driver_from_proc() or _driver_from_nvml(),
-        "cuda": torch.version.cuda,
-    }
-
-
-def _driver_from_proc() -> str | None:
-    version = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", _read("/proc/driver/nvidia/version"))
-    return version and version[1]
-
-
-def _driver_from_nvml() -> str | None:
-    try:
-        nvml = ctypes.CDLL("nvml.dll" if platform.system() == "Windows" else "libnvidia-ml.so.1")
-        text = ctypes.create_string_buffer(80)
-        found = nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(text, 80) == 0
-        nvml.nvmlShutdown()
-    except (OSError, AttributeError):
-        return None
-    return text.value.decode() if found else None
-
-
-@functools.cache
-def _machine() -> dict[str, Any]:
-    model = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
-    libc = " ".join(platform.libc_ver()).strip()
+def _hardware(device: torch.device | str) -> dict[str, Any]:
+    on_gpu = str(device).split(":")[0] in ("auto", "cuda") and torch.cuda.is_available()
+    gpu = torch.cuda.get_device_properties(None if str(device) == "auto" else device) if on_gpu else None
+    cpu = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
     try:
         memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):  # not on Windows
         memory = None
     return {
-        "cpu": model[1].strip() if model else platform.machine(),
+        "mode": "fast" if os.environ.get("UNITTEST_GOING") == "1" else "gpu" if gpu else "cpu",
+        "device": gpu.name if gpu else "cpu",
+        "device_memory_gib": round(gpu.total_memory / 2**30, 1) if gpu else None,
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if gpu else None,
+        "cuda": torch.version.cuda if gpu else None,
+        "cpu": cpu[1].strip() if cpu else platform.machine(),
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "memory_gib": memory,
-        "platform": f"{platform.system()} {platform.machine()}" + (f", {libc}" if libc else ""),
-        "python": platform.python_version(),
     }
 
 
-@functools.cache
-def _versions() -> dict[str, str | None]:
-    package = next((name for name in _RUNTIMES if _version(name)), None)
+def _software() -> dict[str, str | None]:
+    libc = " ".join(platform.libc_ver()).strip()
+    runtime = next((name for name in _RUNTIMES if _version(name)), None)
     versions = {name: _version(name) for name in _PACKAGES}
-    return versions | {"onnxruntime": package and _version(package), "onnxruntime_package": package}
+    return {
+        "platform": f"{platform.system()} {platform.machine()}" + (f", {libc}" if libc else ""),
+        "python": platform.python_version(),
+        **versions,
+        "onnxruntime": runtime and _version(runtime),
+        "onnxruntime_package": runtime,
+    }
 
 
 def _version(distribution: str) -> str | None:
@@ -224,23 +213,26 @@ def _version(distribution: str) -> str | None:
         return None
 
 
+def _commit(file: Path) -> str | None:
+    """The commit of the clone that holds ``src/decodeloop/``; None when installed elsewhere, or without git."""
+    root = file.parents[3]
+    if file.parts[-4:-1] != ("src", "decodeloop", "measuring") or not (root / ".git").exists():
+        return None
+    git = ("git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(root))
+    return _output(*git, "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changed")
+
+
+def _output(*command: str) -> str | None:
+    """The first line that a program prints; None where it is missing or fails."""
+    try:
+        text = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return text.strip().partition("\n")[0] or None
+
+
 def _read(path: str) -> str:
     try:
         return Path(path).read_text(errors="replace")
     except OSError:
         return ""
-
-
-@functools.cache
-def _commit(file: Path) -> str | None:
-    """The commit of the clone that holds ``src/decodeloop/``; None when installed elsewhere, or without git."""
-    root = file.parents[2]
-    git = shutil.which("git")
-    if git is None or file.parent != root / "src" / "decodeloop" or not (root / ".git").exists():
-        return None
-    command = [git, "--no-optional-locks", "-c", "safe.directory=*", "-C", str(root)]
-    command += ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changed"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 import torch
@@ -13,9 +13,13 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from decodeloop.caches.convert import empty_tensors
 from decodeloop.caches.layers import kv_layers
+from decodeloop.checks import check_count
 from decodeloop.export.file import check_graph_file, model_settings, read_metadata
-from decodeloop.measuring.timing import memory_bandwidth
+from decodeloop.measuring.bandwidth import memory_bandwidth
 from decodeloop.models.load import get_weight_type
+
+if TYPE_CHECKING:
+    from decodeloop.engines.onnx_decoder import OnnxDecoder
 
 #: Operators that read a few rows of a table, not all of it, and from which of their inputs on.
 GATHERING = {"Gather": 0, "GatherBlockQuantized": 0, "GroupQueryAttention": 7}
@@ -74,7 +78,7 @@ class Roofline:
 
 
 def roofline(
-    model: PreTrainedModel | Any,
+    model: PreTrainedModel | OnnxDecoder | str | os.PathLike[str],
     device: torch.device | str = "auto",
     *,
     length: int = 0,
@@ -110,34 +114,39 @@ def roofline(
         If ``length`` is below 0 or ``batch`` below 1, or ``model`` is none of the above.
     RuntimeError
         If ``device`` is a GPU that is not there.
+
+    Examples
+    --------
+    >>> import decodeloop
+    >>> limit = roofline(decodeloop.load(device="cpu").model, length=100, bandwidth=20e9)
+    >>> print(limit)
+    1.17 ms per step, 857.2 tokens/s: 22.1 MB of weights + 1.23 MB of cache at 20 GB/s
     """
-    if length < 0 or batch < 1:
-        raise ValueError(f"length={length}, batch={batch}: expected 0 or more positions of 1 or more rows.")
+    length, batch = check_count("length", length), check_count("batch", batch, 1)
+    path = model if isinstance(model, str | os.PathLike) else getattr(model, "path", None)
     if isinstance(model, PreTrainedModel):
-        weights, config, dtype = _weights(model), model.config.get_text_config(decoder=True), get_weight_type(model)
-    elif isinstance(model, str | os.PathLike) or hasattr(model, "path"):
-        weights, config, dtype = _graph(Path(getattr(model, "path", model)))
+        weights, config, dtype = _model(model)
+    elif path is not None:
+        weights, config, dtype = _graph(Path(path))
     else:
         raise ValueError(f"{type(model).__name__}: expected a transformers model, an OnnxDecoder, or a graph's path.")
     cache = 0 if config is None or not length else _cache(config, dtype, length) * batch
     return Roofline(weights, cache, memory_bandwidth(device) if bandwidth is None else float(bandwidth), batch)
 
 
-def _weights(model: torch.nn.Module) -> int:
-    gathered, read = {}, {}
-    for module in model.modules():
-        found = gathered if isinstance(module, torch.nn.Embedding) else read
-        found |= {id(parameter): parameter for parameter in module.parameters(recurse=False)}
-    return sum(parameter.nbytes for parameter in read.values())
+def _model(model: PreTrainedModel) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
+    modules = (module for module in model.modules() if not isinstance(module, torch.nn.Embedding))
+    read = {id(parameter): parameter.nbytes for module in modules for parameter in module.parameters(recurse=False)}
+    return sum(read.values()), model.config.get_text_config(decoder=True), get_weight_type(model)
 
 
 def _graph(path: Path) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
     check_graph_file(path)
     facts = read_metadata(path)
     graph = ir.load(path).graph
-    read = [value for value in graph.initializers.values() if any(_reads(*use) for use in value.uses())]
+    read = (v.const_value for v in graph.initializers.values() if any(_reads(*use) for use in v.uses()))
     dtype = getattr(torch, facts["dtype"]) if facts else torch.float32
-    return sum(value.const_value.nbytes for value in read), model_settings(facts, path)[0], dtype
+    return sum(weight.nbytes for weight in read if weight is not None), model_settings(facts, path)[0], dtype
 
 
 def _reads(node: ir.Node, index: int) -> bool:
@@ -148,12 +157,10 @@ def _reads(node: ir.Node, index: int) -> bool:
 
 def _cache(config: PreTrainedConfig, dtype: torch.dtype, length: int) -> int:
     """Bytes of one row's keys and values that a step reads."""
-    layers = kv_layers(DynamicCache(config=config))
-    pairs = empty_tensors(config, length=1, dtype=dtype)
-    windows = [getattr(layer, "sliding_window", None) or length for layer in layers]
-    each = [pairs[2 * i].nbytes + pairs[2 * i + 1].nbytes for i in range(len(pairs) // 2)]
-    windows += [length] * (len(each) - len(windows))
-    return sum(size * min(length, window) for size, window in zip(each, windows, strict=False))
+    windows = [getattr(layer, "sliding_window", None) or length for layer in kv_layers(DynamicCache(config=config))]
+    position = [tensor.nbytes for tensor in empty_tensors(config, length=1, dtype=dtype)]
+    pairs = zip(position[::2], position[1::2], windows, strict=False)
+    return sum((keys + values) * min(length, window) for keys, values, window in pairs)
 
 
 def _size(count: float) -> str:

@@ -1,14 +1,20 @@
 """Honest timing: warm up, synchronise, repeat, interleave what is compared, report the median and the spread."""
 
+from __future__ import annotations
+
 import functools
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+from decodeloop.checks import check_count
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class GenerationTiming:
         return f"prefill {self.prefill}, decode {decode}, {self.tokens_per_second:.0f} tokens/s"
 
 
-def measure(fn: Callable[[], Any], *, repeats: int = 5, warmup: int = 1, device: Any = "auto") -> Timing:
+def measure(fn: Callable[[], Any], *, repeats: int = 5, warmup: int = 1, device: torch.device | str = "auto") -> Timing:
     """Time a function.
 
     Parameters
@@ -117,13 +123,19 @@ def measure(fn: Callable[[], Any], *, repeats: int = 5, warmup: int = 1, device:
         When ``fn`` is not callable.
     RuntimeError
         When ``device`` is a GPU that is not there.
+
+    Examples
+    --------
+    >>> timing = measure(lambda: sum(range(1000)), device="cpu")
+    >>> timing.result, len(timing.times), timing.min <= timing.median <= timing.max
+    (499500, 5, True)
     """
     return measure_all({"fn": fn}, repeats=repeats, warmup=warmup, device=device)["fn"]
 
 
 def measure_all(
-    fns: Mapping[Any, Callable[[], Any]], *, repeats: int = 5, warmup: int = 1, device: Any = "auto"
-) -> dict[Any, Timing]:
+    fns: Mapping[Name, Callable[[], Any]], *, repeats: int = 5, warmup: int = 1, device: torch.device | str = "auto"
+) -> dict[Name, Timing]:
     """Time functions that are compared, in turns: A B C A B C, so that a slow moment of the machine hits all of them.
 
     Python's garbage collector runs before the timed runs and rests during them.
@@ -140,15 +152,19 @@ def measure_all(
     dict
         A :class:`Timing` for each name.
     """
-    if repeats < 1 or warmup < 0:
-        raise ValueError(f"repeats={repeats}, warmup={warmup}: expected at least 1 timed run and 0 to warm up")
-    _check_callable(fns, "a function without arguments")
-    synchronize = _synchronizer(device)
+    check_count("repeats", repeats, 1)
+    check_count("warmup", warmup)
+    device = present_device(device)
+
+    def synchronize() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     for _ in range(warmup):
         for fn in fns.values():
             fn()
-    times: dict[Any, list[float]] = {name: [] for name in fns}
-    results: dict[Any, Any] = {}
+    times: dict[Name, list[float]] = {name: [] for name in fns}
+    results: dict[Name, Any] = {}
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -168,7 +184,12 @@ def measure_all(
 
 
 def prefill_and_decode(
-    run: Callable[[int], Any], new_tokens: int, *, repeats: int = 5, warmup: int = 1, device: Any = "auto"
+    run: Callable[[int], Any],
+    new_tokens: int,
+    *,
+    repeats: int = 5,
+    warmup: int = 1,
+    device: torch.device | str = "auto",
 ) -> GenerationTiming:
     """Time the prefill and the decode of any generation loop, from outside.
 
@@ -197,83 +218,43 @@ def prefill_and_decode(
 
 
 def prefill_and_decode_all(
-    runs: Mapping[Any, Callable[[int], Any]],
+    runs: Mapping[Name, Callable[[int], Any]],
     new_tokens: int,
     *,
     repeats: int = 5,
     warmup: int = 1,
-    device: Any = "auto",
-) -> dict[Any, GenerationTiming]:
+    device: torch.device | str = "auto",
+) -> dict[Name, GenerationTiming]:
     """Time generation loops that are compared, in turns: :func:`prefill_and_decode` of each of ``runs``, by name."""
-    if new_tokens < 2:
-        raise ValueError(f"new_tokens={new_tokens}: expected at least 2, the first one counts as prefill")
-    _check_callable(runs, "a function of the number of tokens")
+    check_count("new_tokens", new_tokens, 2, note="the first one counts as prefill")
     fns = {(name, k): functools.partial(run, k) for name, run in runs.items() for k in (1, new_tokens)}
     timings = measure_all(fns, repeats=repeats, warmup=warmup, device=device)
     return {name: _difference(name, timings[name, 1], timings[name, new_tokens], new_tokens) for name in runs}
 
 
-def _check_callable(fns: Mapping[Any, Any], expected: str) -> None:
-    for name, fn in fns.items():
-        if not callable(fn):
-            raise TypeError(f"{name}: expected {expected}, got {type(fn).__name__}")
-
-
 def _difference(name: Any, short: Timing, long: Timing, new_tokens: int) -> GenerationTiming:
-    shapes = getattr(short.result, "shape", None), getattr(long.result, "shape", None)
-    if all(shapes) and shapes[1][-1] - shapes[0][-1] != new_tokens - 1:
+    few, many = (getattr(timing.result, "shape", None) for timing in (short, long))
+    if few and many and (more := many[-1] - few[-1]) != new_tokens - 1:
         raise ValueError(
-            f"{name}: run({new_tokens}) gave {shapes[1][-1] - shapes[0][-1]} tokens more than run(1), expected "
-            f"{new_tokens - 1}: it must not stop at an end of sequence, pass eos_token_id=None"
+            f"{name}: run({new_tokens}) gave {more} tokens more than run(1), expected {new_tokens - 1}: it must not "
+            "stop at an end of sequence, pass eos_token_id=None"
         )
     per_token = ((b - a) / (new_tokens - 1) for a, b in zip(short.times, long.times, strict=True))
     return GenerationTiming(short, Timing(tuple(per_token), long.result), long, new_tokens)
 
 
-def memory_bandwidth(device: Any = "auto") -> float:
-    """Measure how fast memory is read, in bytes per second: no decode step is faster than reading its weights.
-
-    On a GPU, copies within its memory, read and write counted. On a CPU, a matrix-vector product over 256 MiB of
-    float32 or the sum of them, whichever reads faster: a limit must not be one that can be beaten. The fastest of 5
-    runs, measured once per process.
-
-    Parameters
-    ----------
-    device
-        ``"auto"`` is CUDA where present.
+def present_device(device: torch.device | str) -> torch.device:
+    """``"auto"`` as CUDA where present; any other as it is.
 
     Raises
     ------
     RuntimeError
-        When ``device`` is a GPU that is not there.
+        When it is a GPU that is not there.
     """
-    if str(device) == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    _synchronizer(device)  # raises where it is missing
-    return _memory_bandwidth(torch.device(device))
-
-
-@functools.cache
-def _memory_bandwidth(device: torch.device) -> float:
-    if device.type == "cpu":
-        matrix, vector = torch.ones(2**13, 2**13), torch.ones(2**13)
-        runs = measure_all({"product": lambda: matrix @ vector, "sum": matrix.sum}, device=device)
-        return matrix.nbytes / min(run.min for run in runs.values())
-    size, copies = min(2**30, torch.cuda.mem_get_info(device)[0] // 4), 10
-    source = torch.zeros(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    fastest = measure(lambda: [target.copy_(source) for _ in range(copies)], device=device).min
-    return 2 * size * copies / fastest
-
-
-def _synchronizer(device: Any) -> Callable[[], None]:
-    """What waits for ``device``."""
     available = torch.cuda.is_available()
     if str(device) == "auto":
-        return torch.cuda.synchronize if available else lambda: None
+        return torch.device("cuda" if available else "cpu")
     device = torch.device(device)
-    if device.type != "cuda":
-        return lambda: None
-    if not available:
+    if device.type == "cuda" and not available:
         raise RuntimeError(f"device={str(device)!r} was asked for, but torch sees no CUDA GPU: pass device='cpu'")
-    return functools.partial(torch.cuda.synchronize, device)
+    return device
