@@ -13,6 +13,8 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+#: One process a core; more than eight spend their time on importing torch.
+SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
 
 
 def onnxruntime_extra() -> str:
@@ -38,16 +40,23 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The package's tests; `-- -k cache` picks some."""
+    """The package's tests; `-- -k cache` picks some, `-- -n 0` runs them one after the other."""
     install(session, "tests")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *SIDE_BY_SIDE, "tests", "--ignore", "tests/tools", *session.posargs)
+
+
+@nox.session
+def tools(session: nox.Session) -> None:
+    """Tests of what makes the project: the bundled model's corpus and training, the site, the pages as tests."""
+    install(session, "tests")
+    session.run("pytest", *SIDE_BY_SIDE, "tests/tools", *session.posargs)
 
 
 @nox.session
 def gallery(session: nox.Session) -> None:
     """Every page as a test, on a tiny model; `-- -k generate` picks one."""
     install(session, "tests")
-    session.run("pytest", "gallery", *session.posargs, env={"UNITTEST_GOING": "1"})
+    session.run("pytest", *SIDE_BY_SIDE, "gallery", *session.posargs, env={"UNITTEST_GOING": "1"})
 
 
 @nox.session(default=False)
