@@ -27,6 +27,7 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
+suppress_warnings = ["sphinx_gallery.space_in_filename"]  # it means any folder above a page, too
 templates_path = [str(HERE / "_templates")]
 default_role = "code"
 
