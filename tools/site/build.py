@@ -7,6 +7,7 @@ changed, or the code that it uses, a library or the device did. Options that are
 
 import argparse
 import hashlib
+import html
 import importlib.metadata
 import json
 import os
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import urllib.parse
 from pathlib import Path
 
 from digest import Package
@@ -109,15 +111,16 @@ def lay_out_record(device: str, strict: bool, root: Path = ROOT) -> tuple[Path, 
 
 
 def private_paths() -> list[str]:
-    """Folders of this machine, which mean nothing to a reader elsewhere."""
+    """Folders of this machine, which mean nothing to a reader elsewhere, as text, as HTML and as a URL spell them."""
     folders = [ROOT, Path.home(), Path(tempfile.gettempdir()), Path(sysconfig.get_path("purelib"))]
-    return [f"{folder}/" for folder in folders if folder != Path("/")]
+    paths = [f"{folder}/" for folder in folders if folder != Path("/")]
+    return list(dict.fromkeys(spell(path) for path in paths for spell in (str, html.escape, urllib.parse.quote)))
 
 
-def check_html(html: Path, private: list[str]) -> list[str]:
+def check_html(site: Path, private: list[str]) -> list[str]:
     """What no page should show, one line for each find: this machine's folders, and the debris of programs."""
-    pages = [path for path in sorted(html.rglob("*.html")) if "_modules" not in path.relative_to(html).parts]
-    return [line for path in pages for line in check_text(path, html, private)]  # _modules: source, not output
+    pages = [path for path in sorted(site.rglob("*.html")) if "_modules" not in path.relative_to(site).parts]
+    return [line for path in pages for line in check_text(path, site, private)]  # _modules: source, not output
 
 
 def check_text(path: Path, folder: Path, private: list[str]) -> list[str]:
