@@ -86,14 +86,14 @@ def named(pin: str, others: list[str]) -> bool:
 def docs(session: nox.Session) -> None:
     """The site, every page run on this machine; `-- --fast` in minutes, `-- --help` tells the rest."""
     install(session, "docs")
-    session.run("python", "docs/build.py", *session.posargs)
+    session.run("python", "tools/site/build.py", *session.posargs)
 
 
 @nox.session(default=False)
 def record(session: nox.Session) -> None:
     """Run the pages on this machine's GPU and keep what they show in docs/recorded; `-- plot_generate` picks one."""
     install(session, "docs")
-    session.run("python", "docs/record.py", *session.posargs)
+    session.run("python", "tools/site/record.py", *session.posargs)
 
 
 @nox.session(default=False, reuse_venv=False)
