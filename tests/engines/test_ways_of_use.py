@@ -3,6 +3,7 @@
 Every engine is right, or says in one line that it does not do this; nothing between.
 """
 
+import contextlib
 import gc
 import threading
 import weakref
@@ -222,8 +223,7 @@ def test_threads_get_their_own_tokens_or_a_refusal(model, make, engine):
                 got = decoder.generate(prompts[index], max_new_tokens=20, eos_token_id=None)
                 outcomes["right" if torch.equal(got, want[index]) else "WRONG"] += 1
             except RuntimeError as error:
-                assert "at work in another thread" in str(error)
-                outcomes["refused"] += 1
+                outcomes["refused" if "at work in another thread" in str(error) else str(error)] += 1
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
     for thread in threads:
@@ -240,8 +240,6 @@ def test_one_generations_nans_do_not_reach_the_next(model, make, engine):
     decoder, ids = make(engine), prompt_ids(1, 6)
     _, cache = decodeloop.generate(model, ids[:, :4], return_cache=True, max_new_tokens=1, eos_token_id=None)
     tensors = [torch.full_like(tensor, torch.nan) for tensor in decodeloop.cache_to_tensors(cache)]
-    try:
+    with contextlib.suppress(ValueError, FloatingPointError):  # to say so is as good
         decoder.generate(ids, past_key_values=tensors, max_new_tokens=40, eos_token_id=None)
-    except (ValueError, FloatingPointError):
-        pass  # to say so is as good
     assert torch.equal(decoder.generate(ids, **OPTIONS), expected(model, ids))
