@@ -206,8 +206,8 @@ def summary(rows: dict[str, dict[str, str]]) -> str:
     how = [sum(row[column] == value for row in rows.values()) for column, value in COUNTED]
     return (
         f"**{count} of {len(rows)} architectures pass**; {how[0]} have a fused graph and {how[1]} a traced one with "
-        f"the attention operator; {how[2]} are quantized to 4 bits whole, {how[3]} in part. Measured with {versions}, on "
-        f"{datetime.date.today()}."
+        f"the attention operator; {how[2]} are quantized to 4 bits whole, {how[3]} in part. Measured with {versions}, "
+        f"on {datetime.date.today()}."
     )
 
 
