@@ -30,10 +30,12 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and likely mistakes (ruff); `-- --fix` mends what it can."""
-    session.install(*nox.project.dependency_groups(PROJECT, "lint"), "-c", "constraints.txt")
+    """Style and likely mistakes (ruff), the floors (import-linter), types (mypy); `-- --fix` mends what ruff can."""
+    install(session, "lint")  # with the package: mypy reads the types of torch and transformers
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]))
+    session.run("lint-imports")
+    session.run("mypy")
 
 
 @nox.session
@@ -84,14 +86,14 @@ def named(pin: str, others: list[str]) -> bool:
 def docs(session: nox.Session) -> None:
     """The site, every page run on this machine; `-- --fast` in minutes, `-- --help` tells the rest."""
     install(session, "docs")
-    session.run("python", "docs/build.py", *session.posargs)
+    session.run("python", "tools/site/build.py", *session.posargs)
 
 
 @nox.session(default=False)
 def record(session: nox.Session) -> None:
     """Run the pages on this machine's GPU and keep what they show in docs/recorded; `-- plot_generate` picks one."""
     install(session, "docs")
-    session.run("python", "docs/record.py", *session.posargs)
+    session.run("python", "tools/site/record.py", *session.posargs)
 
 
 @nox.session(default=False, reuse_venv=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator
-from typing import Literal, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
@@ -30,7 +31,7 @@ class TorchEngine:
         self.max_positions = getattr(config, "max_position_embeddings", None)
         self.eos_token_id = model.generation_config.eos_token_id
         self.pad_token_id = model.generation_config.pad_token_id
-        self.generation = 0
+        self.generation, self.lock = 0, threading.RLock()
         self._accepts_positions = "position_ids" in accepts
         self._keeps = "logits_to_keep" in accepts
 
@@ -48,7 +49,7 @@ class TorchEngine:
     @torch.no_grad()
     def forward(self, tokens: torch.Tensor, all_logits: bool = False) -> torch.Tensor:
         self.length += tokens.shape[1]
-        inputs = {"attention_mask": self.prompt.mask(self.length)}
+        inputs: dict[str, Any] = {"attention_mask": self.prompt.mask(self.length)}
         if self._accepts_positions:
             inputs["position_ids"] = self.prompt.positions(self.length, tokens.shape[1])
         if self._keeps and not all_logits:
@@ -154,7 +155,8 @@ def generate(
     >>> cache.get_seq_length() == tokens.shape[1] - 1  # nothing has read the last token yet
     True
     """
-    return run(TorchEngine(model), input_ids, return_cache=return_cache, **options)
+    engine = TorchEngine(model)
+    return run(engine, input_ids, return_cache=True, **options) if return_cache else run(engine, input_ids, **options)
 
 
 def stream(model: PreTrainedModel, input_ids: torch.Tensor, **options: Unpack[DecodeOptions]) -> Iterator[torch.Tensor]:

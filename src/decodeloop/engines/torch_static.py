@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, StaticCache
@@ -56,7 +56,7 @@ class TorchDecoder(TorchEngine):
         model: PreTrainedModel,
         *,
         capacity: int | None = None,
-        cuda_graph: bool | str = "auto",
+        cuda_graph: bool | Literal["auto"] = "auto",
         compile: bool = False,
     ) -> None:
         super().__init__(model)
@@ -72,7 +72,7 @@ class TorchDecoder(TorchEngine):
         self.runs_async = on_gpu
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
         self.forward_one = torch.compile(for_one_token(model).forward, dynamic=False) if compile else model.forward
-        self.steps = BufferPool(self._new_step, capacity)
+        self.steps: BufferPool[StaticStep] = BufferPool(capacity)
 
     generate, stream = run, decode
 
@@ -80,9 +80,10 @@ class TorchDecoder(TorchEngine):
         """Forget earlier text; the number of positions that ``past`` holds."""
         self.generation += 1
         self.prompt, self.length = prompt, 0
-        self.step = self.steps.start(*prompt.input_ids.shape, capacity)
+        batch, length = prompt.input_ids.shape
+        self.step = self.steps.start(self._new_step, batch, length, capacity)
         if past is not None:
-            self._load(cache_to_tensors(checked(past, self.config, len(prompt.input_ids))))
+            self._load(cache_to_tensors(checked(past, self.config, batch)))
         self.step.set_length(prompt, self.length)
         return self.length
 
@@ -118,20 +119,20 @@ class TorchDecoder(TorchEngine):
 
     def _tensors(self) -> list[torch.Tensor]:
         """Views of the filled part, flat, each ``[batch, heads, length, head size]``."""
-        both = [tensor for layer in self.step.cache.layers for tensor in (layer.keys, layer.values)]
+        both = [tensor for layer in self.step.layers for tensor in (layer.keys, layer.values)]
         return [tensor[:, :, : self.length] for tensor in both]
 
     def _load(self, tensors: Sequence[torch.Tensor]) -> None:
         self.length = tensors[0].shape[2]
         if self.length > self.step.capacity:
-            self.step = self.steps.grow(len(tensors[0]), self.length, self.step.capacity)
-        for index, layer in enumerate(self.step.cache.layers):
+            self.step = self.steps.grow(self._new_step, len(tensors[0]), self.length, self.step.capacity)
+        for index, layer in enumerate(self.step.layers):
             keys, values = tensors[2 * index : 2 * index + 2]
             write_layer(layer, keys.to(self.device), values.to(self.device), self.length)
 
     def _grow(self, needed: int) -> None:
         tensors = self._tensors() if self.length else []
-        self.step = self.steps.grow(len(self.prompt.input_ids), needed, self.step.capacity)
+        self.step = self.steps.grow(self._new_step, len(self.prompt.input_ids), needed, self.step.capacity)
         if tensors:
             self._load(tensors)
         self.step.set_length(self.prompt, self.length)
@@ -162,6 +163,9 @@ def for_one_token(model: PreTrainedModel) -> PreTrainedModel:
 class PlacedLayer(StaticLayer):
     """A layer of fixed capacity that is told where to write: transformers' counts for itself, a few kernels each."""
 
+    keys: torch.Tensor  # from lazy_initialization on
+    values: torch.Tensor
+
     def __init__(self, capacity: int, cache_position: torch.Tensor) -> None:
         super().__init__(capacity)
         self.cache_position = cache_position
@@ -174,8 +178,8 @@ class PlacedLayer(StaticLayer):
         self.values.index_copy_(2, self.cache_position, value_states)
         return self.keys, self.values
 
-    def get_seq_length(self) -> torch.Tensor:
-        """The positions before those that are written now."""
+    def get_seq_length(self) -> Any:
+        """The positions before those that are written now: a tensor, since a captured step would keep an int."""
         return self.cache_position[0]
 
 
@@ -184,15 +188,15 @@ class StaticStep(CapturedStep):
 
     def __init__(self, decoder: TorchDecoder, batch: int, capacity: int) -> None:
         super().__init__(decoder.capture, batch, capacity, decoder.device)
-        self.decoder = decoder
-        device, dtype = decoder.device, decoder.model.dtype
+        device, dtype, self.forward_one = decoder.device, decoder.model.dtype, decoder.forward_one
         self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
         self.mask = torch.zeros(batch, 1, 1, capacity, dtype=dtype, device=device)
         self.cache = StaticCache(config=decoder.config, max_cache_len=capacity)
-        self.cache.layers = [PlacedLayer(capacity, self.cache_position) for _ in self.cache.layers]
+        self.layers = [PlacedLayer(capacity, self.cache_position) for _ in self.cache.layers]
+        self.cache.layers = list(self.layers)
         pairs = empty_tensors(decoder.config, batch, dtype=dtype, device=device)
         try:
-            for layer, keys, values in zip(self.cache.layers, pairs[::2], pairs[1::2], strict=True):
+            for layer, keys, values in zip(self.layers, pairs[::2], pairs[1::2], strict=True):
                 layer.lazy_initialization(keys, values)
         except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own
             each = sum(tensor.element_size() * tensor.shape[1] * tensor.shape[3] for tensor in pairs)
@@ -208,19 +212,19 @@ class StaticStep(CapturedStep):
     @contextlib.contextmanager
     def writing_at(self, cache_position: torch.Tensor) -> Iterator[StaticCache]:
         """The cache, whose layers write at these positions ``[new]`` instead of the step's."""
-        for layer in self.cache.layers:
+        for layer in self.layers:
             layer.cache_position = cache_position
         try:
             yield self.cache
         finally:
-            for layer in self.cache.layers:
+            for layer in self.layers:
                 layer.cache_position = self.cache_position
 
     def compute(self) -> None:
         self.cache_position.add_(1)
         self.positions.add_(1)
         self.mask.index_fill_(3, self.cache_position, 0)
-        logits = self.decoder.forward_one(
+        logits = self.forward_one(
             input_ids=self.tokens,
             attention_mask=self.mask,
             position_ids=self.positions,
