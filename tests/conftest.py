@@ -60,12 +60,12 @@ def export_once(tmp_path_factory):
 @pytest.fixture(scope="session")
 def phi_graph(phi, export_once):
     """The report of phi's export."""
-    return export_once("phi", phi)
+    return export_once("phi-dynamo", phi, logits="all")
 
 
 @pytest.fixture(scope="session")
 def llama_graph(llama, export_once):
-    return export_once("llama", llama, logits="last")
+    return export_once("llama-last", llama, logits="last")
 
 
 @pytest.fixture(scope="session")

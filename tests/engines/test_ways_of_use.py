@@ -31,15 +31,19 @@ def mistral():
 
 
 @pytest.fixture(scope="module", params=["phi", "llama", "gpt2", "mistral"])
-def model(request):
+def name(request):
     """Rotated in part; grouped heads; learned positions; a sliding window."""
-    return {"gpt2": gpt2, "mistral": mistral}.get(request.param, lambda: request.getfixturevalue(request.param))()
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def make(model, tmp_path_factory):
+def model(name, request):
+    return {"gpt2": gpt2, "mistral": mistral}.get(name, lambda: request.getfixturevalue(name))()
+
+
+@pytest.fixture(scope="module")
+def make(name, model, export_once):
     """``make(engine)``: a decoder of the model, a new one each time."""
-    folder, paths = tmp_path_factory.mktemp("graphs"), {}
 
     def make_one(engine):
         if engine == "torch":
@@ -48,10 +52,8 @@ def make(model, tmp_path_factory):
             if isinstance(model, MistralForCausalLM):
                 pytest.skip("a static step has no sliding window: refused, see test_torch_static.py")
             return TorchDecoder(model)
-        if engine not in paths:
-            path = folder / f"{engine}.onnx"
-            paths[engine] = decodeloop.export_onnx(model, path, exporter=engine, logits="all").path
-        return OnnxDecoder(paths[engine], device="cpu")
+        path = export_once(f"{name}-{engine}", model, exporter=engine, logits="all").path
+        return OnnxDecoder(path, device="cpu")
 
     return make_one
 
