@@ -25,7 +25,7 @@ ARCHITECTURES = {
     "phi": {"qk_layernorm": True},
     "phi3": {"sliding_window": 8},
     "qwen2": {"num_hidden_layers": 2, "use_sliding_window": True, "max_window_layers": 1},
-    "qwen3": {},
+    "qwen3": {"num_hidden_layers": 2},
     "qwen3_moe": {},
     "smollm3": {"num_hidden_layers": 2, "no_rope_layers": [1, 0], "layer_types": None},
 }
