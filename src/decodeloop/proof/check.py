@@ -180,7 +180,7 @@ def _dtype(model: PreTrainedModel) -> str:
 def _way_out(model: PreTrainedModel) -> str:
     if model.dtype == torch.bfloat16 and model.device.type == "cpu":
         return (
-            "A CPU has few kernels for bfloat16: cast the model to float32, export it on a GPU, or write it for another "
-            "machine with check=False."
+            "A CPU has few kernels for bfloat16: cast the model to float32, export it on a GPU, or write it for "
+            "another machine with check=False."
         )
     return 'exporter="dynamo" takes more models; check=False writes it all the same, to look into it.'
