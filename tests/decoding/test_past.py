@@ -70,7 +70,7 @@ def test_caches_that_do_not_fit_are_named(phi, llama, phi_graph):
     onnx = OnnxDecoder(phi_graph.path, device="cpu")
     with pytest.raises(ValueError, match="past_key_values has 2 layers of .rows, heads, head size.*another model"):
         onnx.generate(tokens, past_key_values=cache)
-    with pytest.raises(ValueError, match="layer 0 has 2 heads of size 16; the configuration .phi. has 4 of size 8"):
+    with pytest.raises(ValueError, match="layer 0 has 2 heads of size 16; the configuration .phi. has 4 of size 32"):
         decodeloop.generate(phi, tokens, past_key_values=cache)
     with pytest.raises(ValueError, match="past_key_values has 1 rows and input_ids has 2"):
         decodeloop.generate(llama, tokens.expand(2, -1), past_key_values=cache)

@@ -166,6 +166,36 @@ def check_cache(cache: Cache, config: PreTrainedConfig, batch: int) -> None:
         )
 
 
+def is_empty_cache(past: Cache | Sequence[torch.Tensor]) -> bool:
+    """Whether a cache holds no token yet: it is one to begin with."""
+    return int(past.get_seq_length()) == 0 if isinstance(past, Cache) else len(past) == 0
+
+
+def all_positions(past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig | None) -> list[torch.Tensor]:
+    """Flat tensors that hold every position of a text: what a graph needs, whose layers forget nothing.
+
+    Raises
+    ------
+    ValueError
+        If a layer with a sliding window has forgotten some, or may have: flat tensors do not tell.
+    """
+    if isinstance(past, Cache):
+        tensors, length = cache_to_tensors(past), int(past.get_seq_length())
+    else:
+        tensors = list(past)
+        pairs = tensors_to_legacy(tensors)
+        layers = [] if config is None else kv_layers(DynamicCache(config=config))
+        whole = len(layers) == len(pairs) and any(layer.is_sliding for layer in layers)
+        length = _text_length(pairs, layers) if whole else max((keys.shape[2] for keys, _ in pairs), default=0)
+    held = min((tensor.shape[2] for tensor in tensors), default=0)
+    if held < length:
+        raise ValueError(
+            f"past_key_values is of {length} positions, of which a layer with a sliding window kept the last {held}: a "
+            "graph needs all of them, so read the text again, without past_key_values."
+        )
+    return tensors
+
+
 def kv_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
     """``(layers, key/value heads, head size)`` of a decoder's cache, read off its configuration.
 

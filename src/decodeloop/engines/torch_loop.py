@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal, Unpack, overload
 
@@ -30,7 +31,7 @@ class TorchEngine:
         self.max_positions = getattr(config, "max_position_embeddings", None)
         self.eos_token_id = model.generation_config.eos_token_id
         self.pad_token_id = model.generation_config.pad_token_id
-        self.generation = 0
+        self.generation, self.lock = 0, threading.RLock()
         self._accepts_positions = "position_ids" in accepts
         self._keeps = "logits_to_keep" in accepts
 
