@@ -17,7 +17,7 @@ from decodeloop.caches.layers import is_empty, kv_layers, read_layer, tokens_nee
 from decodeloop.checks import check_count
 
 
-def cache_to_tensors(cache: Cache | Sequence) -> list[torch.Tensor]:
+def cache_to_tensors(cache: Cache | Sequence[Any]) -> list[torch.Tensor]:
     """Flatten a cache.
 
     Parameters
@@ -72,7 +72,7 @@ def tensors_to_cache(
     if config is None:
         cache.layers = [DynamicLayer() for _ in pairs]
     layers = kv_layers(cache)
-    if len(layers) != len(pairs):
+    if config is not None and len(layers) != len(pairs):
         raise ValueError(
             f"{len(tensors)} tensors are {len(pairs)} layers of keys and values; the configuration "
             f"({config.model_type}) has {len(layers)} layers. Do they belong to the same model?"
@@ -208,7 +208,7 @@ def empty_tensors(
     return [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes for _ in range(2)]
 
 
-def _pair(item: Any, index: int) -> tuple:
+def _pair(item: Any, index: int) -> tuple[Any, Any]:
     """One layer of the legacy format; iterating a DynamicCache adds the window's size, or None, as a third."""
     keys, values, *more = item
     if any(isinstance(value, torch.Tensor) and value.ndim for value in more):
@@ -216,7 +216,7 @@ def _pair(item: Any, index: int) -> tuple:
     return keys, values
 
 
-def _text_length(pairs: Sequence, layers: Sequence) -> int:
+def _text_length(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], layers: Sequence[Any]) -> int:
     """The length of the text whose keys these are: a layer tells, unless its window is exactly full."""
     held = [keys.shape[2] for keys, _ in pairs]
     telling = [
@@ -239,7 +239,7 @@ def _layer_shapes(config: PreTrainedConfig) -> list[tuple[int, int]]:
     return [kv_shape(c)[1:] for c, layer in zip(each, cache.layers, strict=False) if id(layer) in own]
 
 
-def _check_heads(pairs: Sequence, config: PreTrainedConfig) -> None:
+def _check_heads(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], config: PreTrainedConfig) -> None:
     if getattr(config.get_text_config(decoder=True), "kv_lora_rank", None):
         return  # what is cached is not of the heads' size
     for index, ((keys, _), expected) in enumerate(zip(pairs, _layer_shapes(config), strict=True)):

@@ -83,6 +83,8 @@ def write_layer(layer: Any, keys: torch.Tensor, values: torch.Tensor, length: in
         layer.keys, layer.values = keys, values
         return
     capacity = layer.max_cache_len
+    assert layer.keys is not None  # it is initialized
+    assert layer.values is not None
     for buffer, new in ((layer.keys, keys), (layer.values, values)):
         new = new[:, :, -capacity:].clone()  # it may be a part of the buffer
         end = min(length, capacity)

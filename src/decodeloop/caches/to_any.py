@@ -32,8 +32,8 @@ def to_any(nested: Any, device_or_dtype: torch.device | torch.dtype | str) -> An
     if isinstance(nested, Cache):
         return _convert_cache(nested, device_or_dtype)
     if isinstance(nested, Mapping):
-        items = {key: to_any(value, device_or_dtype) for key, value in nested.items()}
-        return items if type(nested) is dict else type(nested)(items)
+        make: Any = type(nested)  # that it can be called with a dictionary is no part of Mapping
+        return make({key: to_any(value, device_or_dtype) for key, value in nested.items()})
     if isinstance(nested, tuple) and hasattr(nested, "_fields"):
         return type(nested)(*(to_any(item, device_or_dtype) for item in nested))
     if isinstance(nested, list | tuple | set):

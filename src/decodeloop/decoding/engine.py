@@ -20,13 +20,16 @@ class Engine(Protocol):
 
     name: str  # what a message calls it
     device: torch.device
-    config: PreTrainedConfig | None
     vocab_size: int | None
     max_positions: int | None
     eos_token_id: int | list[int] | None
     pad_token_id: int | None
     runs_async: bool  # a step is only queued, and can be rewound: the end is looked for while the next one runs
     generation: int  # counts the generations: a stream that another one has overtaken must not go on
+
+    @property
+    def config(self) -> PreTrainedConfig | None:
+        """The model's, where it is known."""
 
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         """Forget earlier text and make room for ``capacity`` positions; how many of them ``past`` fills already.

@@ -19,7 +19,7 @@ from decodeloop.decoding.engine import Engine, Past
 from decodeloop.decoding.lookup import PromptLookup
 from decodeloop.decoding.prompt import Prompt, check_prompt
 from decodeloop.decoding.sampling import Choose, Sampler, greedy
-from decodeloop.decoding.stopping import Stopping, TokenIds, Watch, stopping
+from decodeloop.decoding.stopping import PadToken, Stopping, TokenIds, Watch, stopping
 
 
 class DecodeOptions(TypedDict, total=False):
@@ -29,7 +29,7 @@ class DecodeOptions(TypedDict, total=False):
     max_new_tokens: int
     max_length: int | None
     eos_token_id: TokenIds
-    pad_token_id: int | str | None
+    pad_token_id: PadToken
     stop_strings: str | Sequence[str] | None
     tokenizer: Any
     sampler: Sampler | None
@@ -54,19 +54,24 @@ def run(
     engine: Engine, input_ids: torch.Tensor, *, return_cache: Literal[True], **options: Unpack[RunOptions]
 ) -> tuple[torch.Tensor, Past | None]: ...
 def run(
-    engine: Engine, input_ids: torch.Tensor, *, return_cache: bool = False, **options: Unpack[RunOptions]
+    engine: Engine,
+    input_ids: torch.Tensor,
+    *,
+    return_cache: bool = False,
+    on_token: Callable[[torch.Tensor], None] | None = None,
+    streamer: Any = None,
+    progress: bool = False,
+    **options: Unpack[DecodeOptions],
 ) -> torch.Tensor | tuple[torch.Tensor, Past | None]:
     """Continue a batch of prompts; arguments, result and errors are those of :func:`decodeloop.generate`."""
-    on_token, streamer = options.pop("on_token", None), options.pop("streamer", None)
-    progress = _progress(options.pop("progress", False), options)
     stream = decode(engine, input_ids, **options)
     steps = []
     if streamer is not None:
         streamer.put(input_ids.cpu())
-    with progress:
+    with _progress(progress, options) as bar:
         for tokens in stream:
             steps.append(tokens[:, None])
-            progress.update()
+            bar.update()
             if streamer is not None:
                 streamer.put(tokens.cpu())
             if on_token is not None:
@@ -87,7 +92,7 @@ def decode(
     max_new_tokens: int = 100,
     max_length: int | None = None,
     eos_token_id: TokenIds = "model",
-    pad_token_id: int | str | None = "model",
+    pad_token_id: PadToken = "model",
     stop_strings: str | Sequence[str] | None = None,
     tokenizer: Any = None,
     sampler: Sampler | None = None,

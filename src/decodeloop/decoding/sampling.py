@@ -109,7 +109,6 @@ class Sampler:
 
     def __post_init__(self) -> None:
         ids, words = "an int of 0 or more for each", self.bad_words_ids
-        seeds = self.seed if _is_sequence(self.seed) else [0 if self.seed is None else self.seed]
         checks = {
             "temperature": (
                 _is_real(self.temperature) and self.temperature > 0,
@@ -140,7 +139,7 @@ class Sampler:
             ),
             "do_sample": (isinstance(self.do_sample, bool), "True or False"),
             "seed": (
-                all(is_count(seed) and seed < 2**64 for seed in seeds),
+                all(is_count(seed) and seed < 2**64 for seed in _seeds(self.seed)),
                 "an int from 0 to 2**64 - 1, or one per row",
             ),
         }
@@ -170,19 +169,19 @@ class Chooser:
 
     def __init__(self, sampler: Sampler, prompt: Prompt, eos_token_ids: Sequence[int]) -> None:
         rows, self.prompt_length = prompt.input_ids.shape
-        seed = sampler.seed
-        if _is_sequence(seed) and len(seed) != rows:
+        seed, seeds = sampler.seed, _seeds(sampler.seed)
+        if _is_sequence(seed) and len(seeds) != rows:
             raise ValueError(
-                f"seed={seed!r} has {len(seed)} seeds and the prompt {rows} rows: expected one per row, or one int."
+                f"seed={seed!r} has {len(seeds)} seeds and the prompt {rows} rows: expected one per row, or one int."
             )
-        seeds = seed if _is_sequence(seed) else [] if seed is None else [seed]
         self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
         self.sampler = sampler
         text = prompt.input_ids.masked_fill(prompt.attention_mask == 0, _PADDING)
         # one column more, in every batch: some versions do not ban a sequence that begins with a text's first token
         self.text = torch.nn.functional.pad(text, (1, 0), value=_PADDING)
-        self.processors = _processors(sampler, self.text, list(eos_token_ids))
-        self.warpers = _warpers(sampler) if sampler.do_sample else LogitsProcessorList()
+        # Any: they are annotated as taking a LongTensor, which no operation of PyTorch is annotated to return
+        self.processors: Any = _processors(sampler, self.text, list(eos_token_ids))
+        self.warpers: Any = _warpers(sampler) if sampler.do_sample else LogitsProcessorList()
 
     def __call__(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         step = tokens.shape[1] - self.prompt_length
@@ -272,6 +271,13 @@ def _check_vocabulary(sampler: Sampler, size: int) -> None:
                 f"{name} holds token id {max(tokens)}: expected 0 to {size - 1}, the model's vocabulary. "
                 "Was the text tokenised with another model's tokenizer?"
             )
+
+
+def _seeds(seed: int | Sequence[int] | None) -> Sequence[int]:
+    """One for each row, or one for all of them; none where torch's global generator draws."""
+    if seed is None:
+        return []
+    return seed if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
 
 
 def _is_real(value: Any) -> bool:

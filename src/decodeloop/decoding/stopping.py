@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import StopStringCriteria
@@ -12,7 +12,9 @@ from transformers import StopStringCriteria
 from decodeloop.checks import check_count
 from decodeloop.decoding.engine import Engine
 
-TokenIds = int | Sequence[int] | str | None  #: an id, several, ``"model"`` for the model's own, or none
+#: An id, several, ``"model"`` for the model's own, or none.
+TokenIds = int | Sequence[int] | Literal["model"] | None
+PadToken = int | Literal["model"] | None
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Stopping:
 def stopping(
     engine: Engine,
     eos_token_id: TokenIds,
-    pad_token_id: int | str | None,
+    pad_token_id: PadToken,
     stop_strings: Any = None,
     tokenizer: Any = None,
 ) -> Stopping:
@@ -83,7 +85,7 @@ def _end_tokens(engine: Engine, eos_token_id: TokenIds) -> list[int]:
     return [_check_token(engine, token, "eos_token_id") for token in ids]
 
 
-def _pad_token(engine: Engine, pad_token_id: int | str | None, ends: list[int]) -> int:
+def _pad_token(engine: Engine, pad_token_id: PadToken, ends: list[int]) -> int:
     if isinstance(pad_token_id, str):
         if pad_token_id != "model":
             raise ValueError(f'pad_token_id={pad_token_id!r}: expected "model", an int, or None.')

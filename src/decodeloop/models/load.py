@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from decodeloop.models.hub import download
@@ -51,7 +59,7 @@ def unit_test_going() -> bool:
 
 
 def load(
-    name: str | os.PathLike = "bundled",
+    name: str | os.PathLike[str] = "bundled",
     *,
     device: torch.device | str = "auto",
     dtype: torch.dtype | str = "auto",
@@ -94,9 +102,8 @@ def load(
         source, folder = "local", path
     elif path.is_absolute() or name.startswith((".", "~")) or "\\" in name or path.exists():
         raise FileNotFoundError(f"{name!r} is not a directory: expected a folder with config.json and *.safetensors.")
-    elif random_weights and name in SHAPES:
-        config, generation = published_shape(name)
-        return _random(config, generation, _cached_tokenizer(name), name, "hub", device, dtype)
+    elif random_weights and (shape := published_shape(name)):
+        return _random(*shape, _cached_tokenizer(name), name, "hub", device, dtype)
     else:
         source, folder = "hub", _fetch(name, random_weights)
     _require(folder, ["config.json"], name, "a model's configuration")
@@ -106,7 +113,7 @@ def load(
         return _random(config, _generation_config(folder, config), tokenizer, name, source, device, dtype)
     _require(folder, ["*.safetensors"], name, "its weights; only safetensors are read, convert other formats first")
     with _progress(source != "bundled" and sys.stderr.isatty()):
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(  # its .to is annotated as a function, without the self
             folder, dtype=_pick_dtype(dtype, device), use_safetensors=True, local_files_only=True
         )
     return LoadedModel(model.to(device).eval(), tokenizer, name, "trained", source)
@@ -161,7 +168,7 @@ def _pick_dtype(dtype: torch.dtype | str, device: torch.device, own: Any = "auto
 
 
 @contextmanager
-def _progress(shown: bool):
+def _progress(shown: bool) -> Iterator[None]:
     """transformers' progress bar, only where somebody waits and watches: in a log, each of its frames is a line."""
     before = logging.is_progress_bar_enabled()
     if not shown:
@@ -173,7 +180,15 @@ def _progress(shown: bool):
             logging.enable_progress_bar()
 
 
-def _random(config, generation, tokenizer, name, source, device, dtype) -> LoadedModel:
+def _random(
+    config: PreTrainedConfig,
+    generation: GenerationConfig,
+    tokenizer: Any,
+    name: str,
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype | str,
+) -> LoadedModel:
     own = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus), torch.device(device):

@@ -6,6 +6,8 @@ speed can be measured without the weights; what such a model writes means nothin
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 _PHI = {
@@ -23,7 +25,7 @@ _PHI = {
 }
 _LLAMA = {"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "rms_norm_eps": 1e-5}
 
-SHAPES: dict[str, dict] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "microsoft/phi-1": _PHI,
     "microsoft/phi-1_5": _PHI,
     "microsoft/phi-2": _PHI
