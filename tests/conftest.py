@@ -1,11 +1,13 @@
-"""Tiny random decoders, each exported once for the whole run."""
+"""Tiny random decoders and the bundled one, each exported once for the run, by the process that needs it first."""
 
 import os
+import pickle
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs a hub starts one of its own, in a process of its own
 
 import pytest
 import torch
+from filelock import FileLock
 from helpers import build
 from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM
 
@@ -25,20 +27,51 @@ def llama():
 
 
 @pytest.fixture(scope="session")
-def phi_graph(phi, tmp_path_factory):
+def bundled():
+    """The model that ships, on the CPU."""
+    return decodeloop.load(device="cpu")
+
+
+@pytest.fixture(scope="session")
+def export_once(tmp_path_factory):
+    """``export_once(name, model, **options)``: the report of an export that all processes of a parallel run share."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def export(name, model, **options):
+        folder, report = root / name, root / f"{name}.report"
+        with FileLock(root / f"{name}.lock"):
+            if not report.exists():
+                folder.mkdir(exist_ok=True)
+                exported = decodeloop.export_onnx(model, folder / "model.onnx", **options)
+                report.write_bytes(pickle.dumps(exported))
+        return pickle.loads(report.read_bytes())
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def phi_graph(phi, export_once):
     """The report of phi's export."""
-    return decodeloop.export_onnx(phi, tmp_path_factory.mktemp("phi") / "model.onnx")
+    return export_once("phi", phi)
 
 
 @pytest.fixture(scope="session")
-def llama_graph(llama, tmp_path_factory):
-    return decodeloop.export_onnx(llama, tmp_path_factory.mktemp("llama") / "model.onnx", logits="last")
+def llama_graph(llama, export_once):
+    return export_once("llama", llama, logits="last")
 
 
 @pytest.fixture(scope="session")
-def phi_shared(phi, tmp_path_factory):
+def phi_shared(phi, export_once):
     """The report of phi's export with a shared cache."""
-    return decodeloop.export_onnx(phi, tmp_path_factory.mktemp("phi-gqa") / "model.onnx", exporter="gqa", logits="all")
+    return export_once("phi-gqa", phi, exporter="gqa", logits="all")
+
+
+@pytest.fixture(scope="session")
+def bundled_graphs(bundled, export_once):
+    """The reports of the bundled model's exports, by exporter."""
+    return {name: export_once(f"bundled-{name}", bundled.model, exporter=name) for name in ("dynamo", "gqa")}
 
 
 @pytest.fixture(params=["torch", "static", "onnx", "gqa"])

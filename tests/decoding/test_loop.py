@@ -33,37 +33,6 @@ def test_a_batch_gives_each_row_what_it_gets_alone(decoder):
         assert together[row, 12:].tolist() == alone[0, -25:].tolist()
 
 
-def test_rows_stop_by_themselves_and_are_padded_after(phi, decoder):
-    ids, mask = left_padded([6, 9, 3], seed=5)
-    free = decoder(ids, attention_mask=mask, max_new_tokens=20, eos_token_id=None)
-    ends = [int(free[0, 9 + 4]), int(free[1, 9 + 11])]  # two tokens that come at different steps
-    got = decoder(ids, attention_mask=mask, max_new_tokens=20, eos_token_id=ends)
-    assert torch.equal(got, reference(phi, ids, attention_mask=mask, max_new_tokens=20, eos_token_id=ends))
-    first = next(i for i in range(9, 29) if int(free[0, i]) in ends)
-    assert got[0, first] == free[0, first]  # the end token itself is kept
-    assert (got[0, first + 1 :] == 0).all()  # then the model's padding
-
-
-def test_the_models_own_end_token_is_the_default_and_none_never_stops(phi, decoder, monkeypatch):
-    ids = prompt_ids(1, 5)
-    free = decoder(ids, max_new_tokens=15, eos_token_id=None)
-    assert free.shape == (1, 20)
-    end = int(free[0, 8])
-    first = free[0].tolist().index(end, 5)
-    assert decoder(ids, max_new_tokens=15, eos_token_id=end).tolist() == free[:, : first + 1].tolist()
-    assert decoder(ids, max_new_tokens=15, eos_token_id=[end, 1]).shape[1] <= first + 1
-
-
-def test_padding_falls_back_to_the_first_end_token(phi, monkeypatch):
-    monkeypatch.setattr(phi.generation_config, "pad_token_id", None)
-    ids = prompt_ids(2, 4)
-    free = decodeloop.generate(phi, ids, max_new_tokens=10, eos_token_id=None)
-    end = int(free[0, 4])
-    got = decodeloop.generate(phi, ids, max_new_tokens=10, eos_token_id=[end, 96])
-    assert set(got[0, 5:].tolist()) <= {end}
-    assert decodeloop.generate(phi, ids, max_new_tokens=10, eos_token_id=end, pad_token_id=7)[0, 5] == 7
-
-
 def test_no_new_tokens_returns_the_prompt(decoder):
     ids = prompt_ids(2, 4)
     assert torch.equal(decoder(ids, max_new_tokens=0), ids)
@@ -85,45 +54,6 @@ def test_each_pass_after_the_first_reads_one_token(phi):
     decodeloop.generate(phi, prompt_ids(1, 5), max_new_tokens=4, eos_token_id=None)
     hook.remove()
     assert lengths == [5, 1, 1, 1]
-
-
-def test_on_token_sees_every_step(decoder):
-    seen = []
-    tokens = decoder(prompt_ids(2, 3), max_new_tokens=6, eos_token_id=None, on_token=seen.append)
-    assert torch.equal(torch.stack(seen, dim=1), tokens[:, 3:])
-
-
-def test_stream_yields_the_tokens_of_generate(phi, phi_graph):
-    ids = prompt_ids(1, 6)
-    expected = decodeloop.generate(phi, ids, max_new_tokens=9, eos_token_id=None)[0, 6:].tolist()
-    onnx = decodeloop.OnnxDecoder(phi_graph.path, device="cpu")
-    for stream in (decodeloop.stream(phi, ids, max_new_tokens=9, eos_token_id=None),
-                   onnx.stream(ids, max_new_tokens=9, eos_token_id=None)):  # fmt: skip
-        assert [int(token) for token in stream] == expected
-
-
-def test_a_closed_stream_leaves_the_decoder_usable(phi_graph):
-    ids = prompt_ids(1, 6)
-    onnx = decodeloop.OnnxDecoder(phi_graph.path, device="cpu")
-    whole = onnx.generate(ids, max_new_tokens=9)
-    stream = onnx.stream(ids, max_new_tokens=9)
-    next(stream), next(stream)
-    stream.close()
-    assert torch.equal(onnx.generate(ids, max_new_tokens=9), whole)
-
-
-def test_a_stream_that_was_overtaken_says_so(phi_graph):
-    onnx = decodeloop.OnnxDecoder(phi_graph.path, device="cpu")
-    stream = onnx.stream(prompt_ids(1, 6), eos_token_id=None)
-    next(stream)
-    onnx.generate(prompt_ids(1, 3), max_new_tokens=1)
-    with pytest.raises(RuntimeError, match="started another generation"):
-        next(stream)
-
-
-def test_stream_checks_its_arguments_before_the_first_token(phi):
-    with pytest.raises(ValueError, match="max_new_tokens=-3"):
-        decodeloop.stream(phi, prompt_ids(1, 2), max_new_tokens=-3)
 
 
 @pytest.mark.parametrize(

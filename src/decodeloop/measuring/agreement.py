@@ -71,7 +71,8 @@ class VerifyReport:
     logit_diffs, kls : list of float
         The largest of each step, over rows and prompts.
     divergences : list of Divergence
-        All differences, of which each is :attr:`~Divergence.near_tie` or not.
+        All of them: ``prompt``, ``row``, ``step``, the tokens ``expected`` and ``got``, ``margin``, ``rounding``, and
+        whether it is a ``near_tie``.
     """
 
     same_tokens: bool
@@ -111,7 +112,7 @@ def verify(
     """Decode greedily with the reference, feed the candidate the same tokens, and compare the logits of each step.
 
     The candidate is fed the reference's tokens, so that a single near tie does not send it down another path and
-    every step is compared. It would have given the same tokens by itself if and only if it agrees at every step.
+    every step is compared. It would have given the same tokens by itself if and only if it chose them at every step.
 
     Parameters
     ----------
