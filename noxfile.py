@@ -28,10 +28,12 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and likely mistakes (ruff); `-- --fix` mends what it can."""
-    session.install(*nox.project.dependency_groups(PROJECT, "lint"), "-c", "constraints.txt")
+    """Style and likely mistakes (ruff), the floors (import-linter), types (mypy); `-- --fix` mends what ruff can."""
+    install(session, "lint")  # with the package: mypy reads the types of torch and transformers
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]))
+    session.run("lint-imports")
+    session.run("mypy")
 
 
 @nox.session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import torch
 from transformers.cache_utils import Cache
@@ -122,6 +122,11 @@ class OnnxDecoder:
         self._check_signature(self._session.inputs, self._session.outputs)
         vocabulary = self._session.outputs["logits"].shape[-1]
         self.vocab_size = vocabulary if isinstance(vocabulary, int) else getattr(self.config, "vocab_size", None)
+        if self.vocab_size is None:
+            raise ValueError(
+                f"{self.name} does not say how many tokens its vocabulary has, and no config.json lies beside it: "
+                "put the model's there."
+            )
         self.max_positions = getattr(self.config, "max_position_embeddings", None)
         self.last_only = self._session.outputs["logits"].shape[1] == 1
         self.generation, self.runs_async = 0, self.device.type == "cuda"
@@ -159,7 +164,7 @@ class OnnxDecoder:
         """The inputs of the step that ran last, by name: what to feed the session with to run it again."""
         return dict(self._cache.feeds())
 
-    def _check_signature(self, inputs: dict, outputs: dict) -> None:
+    def _check_signature(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         past = [name for name in inputs if name.startswith("past_key_values.")]
         if not past:
             raise ValueError(

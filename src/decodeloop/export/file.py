@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def check_graph_file(path: Path) -> None:
 
 
 def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    def walk(nodes, initializers):
+    def walk(nodes: Iterable[onnx.NodeProto], initializers: Iterable[onnx.TensorProto]) -> Iterator[onnx.TensorProto]:
         yield from initializers
         for node in nodes:
             for attribute in node.attribute:

@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -28,10 +28,10 @@ QUANTIZED = ("MatMulNBits", "GatherBlockQuantized", "MatMulBnb4", "DequantizeLin
 
 
 def quantize_onnx(
-    source: str | os.PathLike,
-    target: str | os.PathLike,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
     *,
-    bits: int = 8,
+    bits: Literal[4, 8] = 8,
     block_size: int = 32,
     symmetric: bool = True,
     head: bool = True,
@@ -139,8 +139,11 @@ def _head(model: ir.Model) -> list[ir.Node]:
 
 
 def _replace(graph: ir.Graph, node: ir.Node, quantizer: Any, accuracy_level: int) -> None:
-    weight = _weight(node.inputs[1])
-    name = node.inputs[1].name if node.inputs[1].producer() is None else f"{node.outputs[0].name}.weight"
+    matrix = node.inputs[1]
+    weight = _weight(matrix)
+    assert matrix is not None  # such a product was picked
+    assert weight is not None
+    name = matrix.name if matrix.producer() is None else f"{node.outputs[0].name}.weight"
     like = weight.dtype
     packed, scales, zero_points = quantizer.qbits_block_quant(
         np.ascontiguousarray(weight if like in (np.float32, np.float16) else weight.astype(np.float32))
@@ -151,11 +154,12 @@ def _replace(graph: ir.Graph, node: ir.Node, quantizer: Any, accuracy_level: int
         tensors.append(ir.Tensor(zero_points))
     inputs = [node.inputs[0]]
     for tensor, suffix in zip(tensors, ("quantized", "scales", "zero_points"), strict=False):
-        value = ir.Value(name=f"{name}.{suffix}", type=ir.TensorType(tensor.dtype), shape=tensor.shape)
-        value.const_value, tensor.name = tensor, value.name
-        if value.name not in graph.initializers:
+        tensor.name = f"{name}.{suffix}"
+        if tensor.name not in graph.initializers:
+            value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
+            value.const_value = tensor
             graph.register_initializer(value)
-        inputs.append(graph.initializers[value.name])
+        inputs.append(graph.initializers[tensor.name])
     attributes = {"K": weight.shape[0], "N": weight.shape[1], "bits": config.bits, "block_size": config.block_size}
     if accuracy_level:
         attributes["accuracy_level"] = accuracy_level

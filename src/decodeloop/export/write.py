@@ -9,9 +9,10 @@ import os
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 import onnx_ir
@@ -153,6 +154,7 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Mo
     inputs, dynamic_shapes = export_inputs(model)
     layers = filled_layers(inputs["past_key_values"])
     decoder: FlatDecoder | GqaDecoder
+    attentions: contextlib.AbstractContextManager[None]
     if exporter == "fused":
         inputs, dynamic_shapes = gqa_inputs(model, inputs)
         decoder, attentions = GqaDecoder(model, last_only), gqa_attentions(model)
@@ -166,7 +168,7 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Mo
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
     with _quiet(), exportable(model), attentions:
         try:
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(  # annotated as None too, which it is without dynamo
                 decoder,
                 kwargs=inputs,
                 dynamic_shapes=dynamic_shapes,
@@ -180,7 +182,7 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Mo
         except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
             hint = '; exporter="dynamo" takes more models' if exporter == "fused" else ""
             raise ValueError(f"{type(model).__name__} cannot be exported: {one_line(error)}{hint}.") from error
-        if exporter == "dynamo":  # the other's attention is a symbol, which PyTorch cannot run
+        if isinstance(decoder, FlatDecoder):  # the other's attention is a symbol, which PyTorch cannot run
             check_trace(decoder, program.exported_program, inputs)
     return program.model
 
@@ -190,14 +192,14 @@ class _quiet(warnings.catch_warnings):
 
     loggers = logging.getLogger("torch.onnx"), logging.getLogger("onnx_ir")
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         super().__enter__()
         warnings.simplefilter("ignore")
         self.levels = [logger.level for logger in self.loggers]
         for logger in self.loggers:
             logger.setLevel(logging.ERROR)
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         for logger, level in zip(self.loggers, self.levels, strict=True):
             logger.setLevel(level)
         super().__exit__(*exception)
@@ -235,5 +237,5 @@ def _report(path: Path, exporter: str, graph: str, seconds: float) -> ExportRepo
     )
 
 
-def _shapes(values) -> dict[str, list[int | str]]:
+def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, list[int | str]]:
     return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
