@@ -19,7 +19,7 @@ import onnx_ir
 import torch
 from transformers import PreTrainedModel
 
-from decodeloop.export.file import METADATA, save_graph
+from decodeloop.export.file import METADATA, generation_settings, save_graph
 from decodeloop.export.fused import fusable, fused_decoder
 from decodeloop.export.supported import one_line
 from decodeloop.export.traced import (
@@ -32,7 +32,8 @@ from decodeloop.export.traced import (
     flat_tensors,
 )
 from decodeloop.export.traced_gqa import GqaDecoder, gqa_attentions, gqa_inputs
-from decodeloop.models.load import get_weight_type
+from decodeloop.models.given import as_model
+from decodeloop.models.load import LoadedModel, get_weight_type
 
 Exporter = Literal["dynamo", "fused", "gqa"]
 Logits = Literal["all", "last"]
@@ -80,7 +81,11 @@ class ExportReport:
 
 
 def export_onnx(
-    model: PreTrainedModel, path: str | os.PathLike[str], *, exporter: Exporter = "dynamo", logits: Logits | None = None
+    model: PreTrainedModel | LoadedModel,
+    path: str | os.PathLike[str],
+    *,
+    exporter: Exporter = "dynamo",
+    logits: Logits | None = None,
 ) -> ExportReport:
     """Export a decoder to one ONNX graph for both phases: reading the prompt, and decoding through the cache.
 
@@ -91,7 +96,7 @@ def export_onnx(
 
     Parameters
     ----------
-    model : transformers PreTrainedModel
+    model : transformers PreTrainedModel, or LoadedModel
         A decoder that keeps keys and values. The graph has the dtype of its weights.
     path : str or path
         The file to write, in an existing folder; the weights go beside it, to ``<path>.data``.
@@ -132,7 +137,7 @@ def export_onnx(
     >>> report.graph, report.operators["GroupQueryAttention"], report.outputs["logits"]
     ('fused', 6, ['batch', 1, 3072])
     """
-    path, name = Path(path), ALIASES.get(exporter, exporter)
+    model, path, name = as_model(model), Path(path), ALIASES.get(exporter, exporter)
     if name not in OPSETS:
         raise ValueError(f"exporter={exporter!r}: expected one of {', '.join(map(repr, OPSETS))}.")
     if logits not in ("all", "last", None):
@@ -213,6 +218,7 @@ def _metadata(model: PreTrainedModel, exporter: str) -> str:
             "config": config,
             "eos_token_id": model.generation_config.eos_token_id,
             "pad_token_id": model.generation_config.pad_token_id,
+            "generation_config": generation_settings(model.generation_config),
             "exporter": exporter,
             "dtype": str(get_weight_type(model)).removeprefix("torch."),
         },
