@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache
 
 from decodeloop.caches.convert import (
     cache_to_tensors,
@@ -17,9 +17,6 @@ from decodeloop.caches.convert import (
     text_length,
 )
 from decodeloop.caches.layers import kv_layers, read_layer, tokens_needed
-
-#: Kinds of layers that a cache has before it knows its model.
-PLAIN = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 def past_cache(past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig, batch: int, length: int) -> Cache:
@@ -42,9 +39,8 @@ def past_cache(past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig, b
     if not isinstance(past, Cache):
         past = tensors_to_cache(_flat(past), config)
     if _is_unused(past):
-        own = DynamicCache(config=config).layers
-        if not past.layers and any(type(layer) not in PLAIN for layer in own):
-            past.layers.extend(own)  # what a recurrent state is kept in, say
+        if not past.layers:  # DynamicCache(): it gets the model's kinds of layers
+            past.layers.extend(DynamicCache(config=config).layers)
         return past
     _check_length(past_length(past), length)
     try:

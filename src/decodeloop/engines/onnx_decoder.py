@@ -63,6 +63,8 @@ class OnnxDecoder:
         Whether the session's threads spin.
     config : transformers PreTrainedConfig or None
         Of the model that was exported; None where the graph does not tell.
+    generation_config : transformers GenerationConfig or None
+        What the exported model's checkpoint says of decoding, which greedy decoding does; None where nothing tells.
     last_only : bool
         Whether the graph gives the logits of the last position alone.
 

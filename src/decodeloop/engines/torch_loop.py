@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, StaticLayer
 
+from decodeloop.caches.layers import REWINDABLE
 from decodeloop.caches.past import past_cache, past_length
 from decodeloop.decoding.engine import Past
 from decodeloop.decoding.loop import DecodeOptions, RunOptions, decode, run
@@ -56,7 +57,7 @@ class TorchEngine:
             self.config, prompt.input_ids.shape[1] + max_new_tokens, self.name, "prompt lookup reads across that"
         )
         kept = past if isinstance(past, Cache) and getattr(past, "layers", None) else DynamicCache(config=self.config)
-        fixed = next((layer for layer in kept.layers if not layer.is_croppable), None)
+        fixed = next((layer for layer in kept.layers if type(layer) not in REWINDABLE), None)
         if fixed is not None:
             raise ValueError(
                 f"prompt lookup rewinds the cache of {self.name} where a guess was wrong, and a "

@@ -66,8 +66,9 @@ class TorchDecoder(TorchEngine):
         model = self.model
         layers = kv_layers(StaticCache(config=self.config, max_cache_len=1))
         other = next((type(layer).__name__ for layer in layers if type(layer) is not StaticLayer), None)
-        if other or not self._accepts_positions:
-            reason = f"keeps a {other}" if other else "takes no position ids"
+        local = "local" in (getattr(self.config, "attention_layers", None) or ())  # GPT-Neo: masked by the layers
+        if other or local or not self._accepts_positions:
+            reason = f"keeps a {other}" if other else "has local attention" if local else "takes no position ids"
             raise ValueError(
                 f"{type(model).__name__} {reason}, and a step that is the same from token to token cannot have that: "
                 "use decodeloop.generate(model, ...)."
@@ -186,6 +187,9 @@ class PlacedLayer(StaticLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write at ``cache_position`` ``[new]``; the whole buffers."""
+        made, kept = ((each.shape[1], each.shape[3]) for each in (key_states, self.keys))
+        if made != kept:
+            raise ValueError(f"the model makes (heads, size) {made} of keys, and its configuration says {kept}.")
         self.keys.index_copy_(2, self.cache_position, key_states)
         self.values.index_copy_(2, self.cache_position, value_states)
         return self.keys, self.values

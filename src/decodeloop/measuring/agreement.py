@@ -80,11 +80,12 @@ def verify(
         for engine in (ref, cand):
             engine.check(prompt, max_new_tokens)
         choose = greedy(ref, prompt.to(ref.device), max_new_tokens, ends)
-        generated = _generated(ref, prompt, max_new_tokens, ends)
-        for step, (rows, *both) in enumerate(_paired(ref, cand, choose, prompt, max_new_tokens, ends)):
-            tally.add(index, step, rows, *both)
-            if generated is not None:
-                tally.add_generated(index, step, rows, *both[0], generated)
+        said = []
+        for step, (rows, want, got) in enumerate(_paired(ref, cand, choose, prompt, max_new_tokens, ends)):
+            tally.add(index, step, rows, want, got)
+            said.append((rows, want))
+        if isinstance(ref, TorchEngine):
+            tally.add_generated(index, said, _generated(ref, prompt, max_new_tokens, ends))
     return tally.report()
 
 
@@ -112,10 +113,8 @@ def _paired(
             return
 
 
-def _generated(ref: Engine, prompt: Prompt, steps: int, ends: list[int]) -> torch.Tensor | None:
-    """The new tokens of transformers' own ``generate`` ``[batch, at most steps]``, where there is a model to ask."""
-    if not isinstance(ref, TorchEngine):
-        return None
+def _generated(ref: TorchEngine, prompt: Prompt, steps: int, ends: list[int]) -> torch.Tensor:
+    """The new tokens of transformers' own ``generate``, ``[batch, at most steps]``."""
     given, model = prompt.to(ref.device), ref.model
     plain = {"do_sample": False, "return_dict_in_generate": False, "stop_strings": None, "max_time": None}
     with quiet():

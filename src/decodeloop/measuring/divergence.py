@@ -106,7 +106,6 @@ class Tally:
         self.divergences: list[Divergence] = []
         self.generated: int | None = None
         self.generate_divergences: list[Divergence] = []
-        self.parted: set[tuple[int, int]] = set()  # rows of prompts that generate continued with another token
         self.worst: dict[int, list[torch.Tensor]] = defaultdict(list)  # by step: logit difference and KL, each prompt's
 
     def add(self, prompt: int, step: int, rows: torch.Tensor, want: Pair, got: Pair) -> None:
@@ -123,18 +122,21 @@ class Tally:
             found = _divergence((prompt, int(rows[i]), step), want[0][i], want[1][i], int(theirs[i]), eps)
             self.divergences.append(replace(found, margin=math.nan) if broken[i] else found)
 
-    def add_generated(
-        self, prompt: int, step: int, rows: torch.Tensor, logits: torch.Tensor, scores: torch.Tensor, said: torch.Tensor
-    ) -> None:
-        """Compare the reference's tokens of a step with what ``generate`` wrote ``[batch, steps]``, until they part."""
-        for i, row in enumerate(rows.tolist()):
-            if (prompt, row) in self.parted or step >= said.shape[1]:
-                continue
-            self.generated = (self.generated or 0) + 1
-            if (token := int(said[row, step])) != int(scores[i].argmax()):
-                self.parted.add((prompt, row))
-                eps = torch.finfo(logits.dtype).eps
-                self.generate_divergences.append(_divergence((prompt, row, step), logits[i], scores[i], token, eps))
+    def add_generated(self, prompt: int, said: list[tuple[torch.Tensor, Pair]], generated: torch.Tensor) -> None:
+        """Compare the reference's tokens with what ``generate`` wrote ``[batch, steps]``, each row until they part.
+
+        ``said`` has the rows of each step, and what the reference said to them.
+        """
+        parted: set[int] = set()
+        for step, (rows, (logits, scores)) in enumerate(said[: generated.shape[1]]):
+            for i, row in enumerate(rows.tolist()):
+                token = int(generated[row, step])
+                self.generated = (self.generated or 0) + (row not in parted)
+                if row not in parted and token != int(scores[i].argmax()):
+                    parted.add(row)
+                    eps = torch.finfo(logits.dtype).eps
+                    found = _divergence((prompt, row, step), logits[i], scores[i], token, eps)
+                    self.generate_divergences.append(found)
 
     def report(self) -> VerifyReport:
         found = self.divergences
