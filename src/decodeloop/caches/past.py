@@ -37,7 +37,7 @@ def past_cache(past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig, b
         If layers, heads, head size, lengths or rows are not the model's and the text's.
     """
     if not isinstance(past, Cache):
-        past = tensors_to_cache(_flat(past), config)
+        past = tensors_to_cache(flat_past(past), config)
     if _is_unused(past):
         if not past.layers:  # DynamicCache(): it gets the model's kinds of layers
             past.layers.extend(DynamicCache(config=config).layers)
@@ -49,11 +49,12 @@ def past_cache(past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig, b
         _check_rows([layer.keys for layer in past.layers if getattr(layer, "keys", None) is not None], batch)
         return past  # it holds more than keys and values
     check_shapes([tensor for state in states for tensor in state[:2]], config, batch)
-    for index, (layer, (keys, _, seen)) in enumerate(zip(kv_layers(past), states, strict=True)):
-        if seen != past_length(past) or not tokens_needed(layer, seen) <= keys.shape[2] <= seen:
+    total = past_length(past)
+    for index, (own, (keys, _, seen)) in enumerate(zip(kv_layers(DynamicCache(config=config)), states, strict=True)):
+        if seen != total or not tokens_needed(own, total) <= keys.shape[2] <= total:
             raise ValueError(
-                f"layer {index} of past_key_values holds {keys.shape[2]} tokens of {seen}, and the text that it is of "
-                f"has {past_length(past)}: the layers are of different texts."
+                f"layer {index} of past_key_values holds {keys.shape[2]} tokens of a text of {seen}: expected "
+                f"{tokens_needed(own, total)} of {total}. Is it the cache of another model?"
             )
     return past
 
@@ -70,7 +71,7 @@ def past_tensors(
     """
     if isinstance(past, Cache) and _is_unused(past):
         return []
-    tensors = cache_to_tensors(past) if isinstance(past, Cache) else _flat(past)
+    tensors = cache_to_tensors(past) if isinstance(past, Cache) else flat_past(past)
     pairs = tensors_to_legacy(tensors)
     held = sorted({keys.shape[2] for keys, _ in pairs})
     if isinstance(past, Cache):
@@ -111,7 +112,13 @@ def check_shapes(tensors: Sequence[torch.Tensor], config: PreTrainedConfig, batc
     _check_rows(tensors, batch)
 
 
-def _flat(past: Any) -> list[torch.Tensor]:
+def flat_past(past: Any) -> list[torch.Tensor]:
+    """What is handed on as flat tensors, if that is what it is.
+
+    Raises
+    ------
+    ValueError
+    """
     if not (isinstance(past, Sequence) and past and all(isinstance(tensor, torch.Tensor) for tensor in past)):
         kinds = sorted({type(item).__name__ for item in past}) if isinstance(past, Sequence) else [type(past).__name__]
         raise ValueError(

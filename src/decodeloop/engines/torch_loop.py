@@ -11,7 +11,7 @@ from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTra
 from transformers.cache_utils import Cache, StaticLayer
 
 from decodeloop.caches.layers import REWINDABLE
-from decodeloop.caches.past import past_cache, past_length
+from decodeloop.caches.past import flat_past, past_cache, past_length
 from decodeloop.decoding.engine import Past
 from decodeloop.decoding.loop import DecodeOptions, RunOptions, decode, run
 from decodeloop.decoding.prompt import Prompt
@@ -110,7 +110,7 @@ class TorchEngine:
 
     def _taken(self, past: Past, batch: int, length: int) -> Cache:
         if not isinstance(past, Cache):
-            past = [tensor.to(self.device, self.model.dtype) for tensor in past]
+            past = [tensor.to(self.device, self.model.dtype) for tensor in flat_past(past)]
         return past_cache(past, self.config, batch, length)
 
     def _check_room(self, capacity: int) -> None:
