@@ -68,7 +68,8 @@ def test_the_decoder_knows_its_model(phi, phi_graph):
     assert decoder.config.model_type == "phi"
     assert decoder.config.num_hidden_layers == 2
     assert decoder.config.rope_parameters == phi.config.rope_parameters
-    assert (decoder.eos_token_id, decoder.pad_token_id, decoder.vocab_size, decoder.max_positions) == (2, 0, 97, 512)
+    assert (decoder.generation_config.eos_token_id, decoder.generation_config.pad_token_id) == (2, 0)
+    assert (decoder.vocab_size, decoder.max_positions) == (97, 512)
 
 
 def test_a_graph_without_metadata_takes_the_files_beside_it(phi, phi_graph, tmp_path):
@@ -84,7 +85,7 @@ def test_a_graph_without_metadata_takes_the_files_beside_it(phi, phi_graph, tmp_
     assert torch.equal(bare.generate(ids, max_new_tokens=8, eos_token_id=None), expected)
     phi.config.save_pretrained(tmp_path)
     phi.generation_config.save_pretrained(tmp_path)
-    assert OnnxDecoder(tmp_path / "plain.onnx", device="cpu").eos_token_id == 2
+    assert OnnxDecoder(tmp_path / "plain.onnx", device="cpu").generation_config.eos_token_id == 2
 
 
 def test_missing_and_broken_files_are_named(tmp_path):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from helpers import left_padded, prompt_ids
+from transformers import GenerationConfig
 
 from decodeloop import OnnxDecoder, TorchDecoder, perplexity, verify
 
@@ -179,3 +180,50 @@ def test_one_decoder_is_not_compared_with_itself(phi_graph):
     decoder = OnnxDecoder(phi_graph.path, device="cpu")
     with pytest.raises(ValueError, match="are one OnnxDecoder, which has one cache"):
         verify(decoder, decoder, prompt_ids(1, 3))
+
+
+def test_generate_itself_is_asked_too(phi):
+    ids, mask = left_padded([9, 4])
+    report = verify(phi, TorchDecoder(phi), ids, attention_mask=mask, max_new_tokens=6, eos_token_id=None)
+    assert (report.generated, report.generate_divergences) == (12, [])
+    assert report.agrees
+
+
+def test_two_loops_that_are_wrong_alike_are_found(phi, monkeypatch):
+    """Both say the same, and ``model.generate`` does not."""
+    ids = prompt_ids(2, 7)
+    right = phi.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=None)
+    other = right.clone()
+    other[1, 7 + 3] = (other[1, 7 + 3] + 1) % 97
+    monkeypatch.setattr(phi, "generate", lambda *given, **options: other)
+    report = verify(phi, TorchDecoder(phi), ids, max_new_tokens=6, eos_token_id=None)
+    assert report.same_tokens
+    assert not report.agrees
+    (divergence,) = report.generate_divergences
+    assert (divergence.row, divergence.step, divergence.expected, divergence.got) == (1, 3, right[1, 10], other[1, 10])
+    assert report.generated == 6 + 4
+    assert "; model.generate leaves the reference at step 3" in str(report)
+
+
+def test_a_near_tie_with_generate_is_no_difference(phi):
+    report = verify(edited(phi, keep, second_above_best(1e-6)), phi, prompt_ids(1, 6), max_new_tokens=4)
+    assert report.generate_divergences[0].near_tie
+
+
+def test_a_graph_as_reference_has_no_generate(phi, phi_graph):
+    report = verify(OnnxDecoder(phi_graph.path, device="cpu"), phi, prompt_ids(1, 5), max_new_tokens=4)
+    assert report.generated is None
+    assert report.agrees
+
+
+def test_both_choose_as_the_checkpoint_says(phi, monkeypatch):
+    ids = prompt_ids(1, 6)
+    settings = GenerationConfig(repetition_penalty=1.5, suppress_tokens=[36, 73], pad_token_id=0, stop_strings=["x"])
+    monkeypatch.setattr(phi, "generation_config", settings)
+    report = verify(phi, TorchDecoder(phi), ids, max_new_tokens=12)
+    assert report.agrees
+    assert (report.tokens, report.generated) == (12, 12)
+    broken = copy.deepcopy(phi)
+    with torch.no_grad():
+        broken.lm_head.bias[36] += 100  # which is banned in both
+    assert verify(phi, broken, ids, max_new_tokens=3).same_tokens

@@ -78,8 +78,8 @@ def tensors_to_cache(
             f"({config.model_type}) has {len(layers)} layers. Do they belong to the same model?"
         )
     if config is not None:
-        _check_heads(pairs, config)
-    length = _text_length(pairs, layers) if length is None else length
+        check_heads(pairs, config)
+    length = text_length(pairs, layers) if length is None else length
     for index, (layer, (keys, values)) in enumerate(zip(layers, pairs, strict=True)):
         held = keys.shape[2]
         if not tokens_needed(layer, length) <= held <= length:
@@ -140,62 +140,6 @@ def tensors_to_legacy(tensors: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tens
     return tuple(zip(tensors[::2], tensors[1::2], strict=True))
 
 
-def check_cache(cache: Cache, config: PreTrainedConfig, batch: int) -> None:
-    """Refuse a cache that another model filled, or for another batch.
-
-    Raises
-    ------
-    ValueError
-        If layers, heads, head size or rows differ from the model's and the prompt's.
-    """
-    try:
-        tensors = cache_to_tensors(cache)
-    except ValueError:
-        return  # empty, or more than keys and values: the model itself judges those
-    pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
-    expected = len(_layer_shapes(config))
-    if len(pairs) != expected:
-        raise ValueError(
-            f"past_key_values has {len(pairs)} layers; the configuration ({config.model_type}) has {expected}. "
-            "Is it the cache of another model?"
-        )
-    _check_heads(pairs, config)
-    if tensors[0].shape[0] != batch:
-        raise ValueError(
-            f"past_key_values has {tensors[0].shape[0]} rows and input_ids has {batch}: expected the same."
-        )
-
-
-def is_empty_cache(past: Cache | Sequence[torch.Tensor]) -> bool:
-    """Whether a cache holds no token yet: it is one to begin with."""
-    return int(past.get_seq_length()) == 0 if isinstance(past, Cache) else len(past) == 0
-
-
-def all_positions(past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig | None) -> list[torch.Tensor]:
-    """Flat tensors that hold every position of a text: what a graph needs, whose layers forget nothing.
-
-    Raises
-    ------
-    ValueError
-        If a layer with a sliding window has forgotten some, or may have: flat tensors do not tell.
-    """
-    if isinstance(past, Cache):
-        tensors, length = cache_to_tensors(past), int(past.get_seq_length())
-    else:
-        tensors = list(past)
-        pairs = tensors_to_legacy(tensors)
-        layers = [] if config is None else kv_layers(DynamicCache(config=config))
-        whole = len(layers) == len(pairs) and any(layer.is_sliding for layer in layers)
-        length = _text_length(pairs, layers) if whole else max((keys.shape[2] for keys, _ in pairs), default=0)
-    held = min((tensor.shape[2] for tensor in tensors), default=0)
-    if held < length:
-        raise ValueError(
-            f"past_key_values is of {length} positions, of which a layer with a sliding window kept the last {held}: a "
-            "graph needs all of them, so read the text again, without past_key_values."
-        )
-    return tensors
-
-
 def kv_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
     """``(layers, key/value heads, head size)`` of a decoder's cache, read off its configuration.
 
@@ -246,7 +190,7 @@ def _pair(item: Any, index: int) -> tuple[Any, Any]:
     return keys, values
 
 
-def _text_length(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], layers: Sequence[Any]) -> int:
+def text_length(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], layers: Sequence[Any]) -> int:
     """The length of the text whose keys these are: a layer tells, unless its window is exactly full."""
     held = [keys.shape[2] for keys, _ in pairs]
     telling = [
@@ -269,7 +213,7 @@ def _layer_shapes(config: PreTrainedConfig) -> list[tuple[int, int]]:
     return [kv_shape(c)[1:] for c, layer in zip(each, cache.layers, strict=False) if id(layer) in own]
 
 
-def _check_heads(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], config: PreTrainedConfig) -> None:
+def check_heads(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], config: PreTrainedConfig) -> None:
     if getattr(config.get_text_config(decoder=True), "kv_lora_rank", None):
         return  # what is cached is not of the heads' size
     for index, ((keys, _), expected) in enumerate(zip(pairs, _layer_shapes(config), strict=True)):

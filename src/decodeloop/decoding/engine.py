@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from decodeloop.decoding.prompt import Prompt
@@ -23,8 +23,6 @@ class Engine(Protocol):
     device: torch.device
     vocab_size: int | None
     max_positions: int | None
-    eos_token_id: int | list[int] | None
-    pad_token_id: int | None
     runs_async: bool  # a step is only queued, and can be rewound: the end is looked for while the next one runs
     generation: int  # counts the generations: a stream that another one has overtaken must not go on
 
@@ -35,6 +33,18 @@ class Engine(Protocol):
     @property
     def config(self) -> PreTrainedConfig | None:
         """The model's, where it is known."""
+
+    @property
+    def generation_config(self) -> GenerationConfig | None:
+        """What the checkpoint says of decoding: special tokens, penalties, bans. None where nothing tells."""
+
+    def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
+        """Refuse a generation that this engine cannot do, before anything is run.
+
+        Raises
+        ------
+        ValueError
+        """
 
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         """Forget earlier text and make room for ``capacity`` positions; how many of them ``past`` fills already.

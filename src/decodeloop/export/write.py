@@ -18,7 +18,7 @@ import onnx_ir
 import torch
 from transformers import PreTrainedModel
 
-from decodeloop.export.file import METADATA, save_graph
+from decodeloop.export.file import METADATA, generation_settings, save_graph
 from decodeloop.export.fused import fusable, fused_decoder
 from decodeloop.export.supported import one_line
 from decodeloop.export.traced import (
@@ -173,6 +173,7 @@ def _metadata(model: PreTrainedModel, exporter: str) -> str:
             "config": config,
             "eos_token_id": model.generation_config.eos_token_id,
             "pad_token_id": model.generation_config.pad_token_id,
+            "generation_config": generation_settings(model.generation_config),
             "exporter": exporter,
             "dtype": str(get_weight_type(model)).removeprefix("torch."),
         },
