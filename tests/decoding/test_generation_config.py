@@ -45,8 +45,8 @@ WITHOUT_EFFECT = [
 
 
 @pytest.fixture(scope="module")
-def graphs(phi_graph, phi_shared):
-    return {name: OnnxDecoder(graph.path, device="cpu") for name, graph in (("onnx", phi_graph), ("gqa", phi_shared))}
+def graphs(phi_graph, phi_fused):
+    return {name: OnnxDecoder(graph.path, device="cpu") for name, graph in (("onnx", phi_graph), ("gqa", phi_fused))}
 
 
 @pytest.fixture(params=["torch", "static", "onnx", "gqa"])

@@ -98,7 +98,7 @@ def _paired(
 
     Rows ``[live]``, and of each engine its logits and its scores, ``[live, vocabulary]`` each, all on the CPU.
     """
-    text = unread = prompt.input_ids
+    text = unread = prompt.input_ids.cpu()
     for engine in (ref, cand):
         engine.start(prompt.to(engine.device), unread.shape[1] + steps)
     live = torch.ones(len(unread), dtype=torch.bool)
