@@ -200,8 +200,10 @@ def write(path: Path, rows: dict[str, dict[str, str]]) -> None:
 
 def summary(rows: dict[str, dict[str, str]]) -> str:
     """The sentence on the page, with what it was measured with."""
+    import onnxruntime
+
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch"))
-    versions += f" and onnxruntime {importlib.metadata.version('onnxruntime')}"
+    versions += f" and onnxruntime {onnxruntime.__version__}"
     count = sum(map(passes, rows.values()))
     how = [sum(row[column] == value for row in rows.values()) for column, value in COUNTED]
     return (
