@@ -22,7 +22,7 @@ FILES = {
         def run(model, sampler: Sampler | None = None, steps=limits.MOST) -> Sampler:
             """Run."""
             from package.lazy import late
-            choose = sampler.start if sampler else greedy
+            choose = sampler.start if isinstance(sampler, (int, Sampler)) else greedy
             return late(choose, Cache(KEPT))
 
         def stream(model):
@@ -110,7 +110,7 @@ def test_a_change_in_what_a_page_runs_changes_its_digest(digest, what, change):
         ("a module's docstring", {"loops": ('"""Loops."""', '"""Loop."""')}),
         ("a comment", {"lazy": ("def late", "# late\ndef late")}),
         ("layout", {"lazy": ("return args", "return (\n    args\n)")}),
-        ("a class that only an annotation names", {"choose": ("return KEPT", "return KEPT + 1")}),
+        ("a class in annotations and instance checks alone", {"choose": ("return KEPT", "return KEPT + 1")}),
         ("another function of a module", {"lazy": ("return 2", "return 3")}),
         ("another public function", {"loops": ("encoding.dumps(model)", "encoding.dumps(model, indent=1)")}),
         ("a file that it does not read", {"data_model": ("weights", "others")}),

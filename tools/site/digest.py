@@ -7,8 +7,9 @@ a module, so are the statements there that bind nothing, such as a registration;
 saying what of it, with all that it binds. A file that is no Python, such as the weights, is reached where a string is
 its name or its folder's.
 
-Not reached is what only an annotation names, since that runs nothing (its text does count). So a method called on an
-argument counts where its class is named, as whoever makes the object must. The limits: code kept in strings, a name
+Not reached is what only an annotation names, or the question whether something is an instance of it, since that runs
+nothing of it (the text does count). So a method called on an argument counts where its class is named, as whoever makes
+the object must. The limits: code kept in strings, a name
 looked up by a string in a module that is not named beside it, a module imported only for what that does, and a class
 that another library finds by itself.
 
@@ -42,8 +43,8 @@ class Package:
             for statement in tree.body:
                 for name in () if is_left_out(statement) else bound(statement):
                     self.definitions[module, name].append(statement)
-        others = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".md")]
-        files = {path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest() for path in others}
+        data = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".md")]
+        files = {path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest() for path in data}
         self.uses: dict[Name, set[Name]] = {}
         self.texts: dict[Name, set[str]] = {}
         for name in {*self.definitions, *self.imports}:
@@ -53,8 +54,9 @@ class Package:
             self.uses[name] = targets.union(*(self._named(name[0], statement) for statement in statements))
             self.texts[name] = {canonical(statement) for statement in statements}
             self.texts[name] |= {f"{path} {digest}" for path, digest in files.items() if strings & {*path.parts}}
-            if not targets:  # another library's
-                self.texts[name] |= {f"{name[1]} is {origin}" for origin in origins}
+            for local in {node.id for code in statements for node in ast.walk(code) if isinstance(node, ast.Name)}:
+                others = (origin for origin in self.imports.get((name[0], local), ()) if not self._at(origin))
+                self.texts[name] |= {f"{local} is {origin}" for origin in others}  # another library's
 
     def digest(self, script: Path) -> str:
         """The digest for a page, from what its script names."""
@@ -81,7 +83,7 @@ class Package:
             if (module, first) in self.definitions:
                 yield module, first
             for origin in self.imports.get((module, first), ()):
-                yield from self._at(".".join([origin, *rest])) or [(module, first)]
+                yield from self._at(".".join([origin, *rest]))
 
     def _at(self, path: str) -> list[Name]:
         """What is at a dotted path such as ``decodeloop.stream``; nothing if that leads out of the package."""
@@ -117,13 +119,16 @@ def bound(statement: ast.stmt) -> set[str]:
 
 
 def chains(node: ast.AST) -> Iterator[list[str]]:
-    """The names in a piece of code, each with what is looked up on it: ``["a", "b"]`` for ``a.b``; no annotations."""
+    """The names whose code may run, each with what is looked up on it: ``["a", "b"]`` for ``a.b``."""
     looked_up = []
     while isinstance(node, ast.Attribute):
         looked_up.insert(0, node.attr)
         node = node.value
     if isinstance(node, ast.Name):
         yield [node.id, *looked_up]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass"):
+        yield from chains(node.args[0])
+        return
     for field, value in ast.iter_fields(node):
         if field not in ("annotation", "returns"):
             for child in value if isinstance(value, list) else [value]:

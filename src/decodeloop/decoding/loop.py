@@ -228,9 +228,10 @@ def _room(input_ids: torch.Tensor, max_length: int) -> int:
 
 
 def _check_kinds(sampler: Any, lookup: Any) -> None:
-    for name, given, kind in (("sampler", sampler, Sampler), ("lookup", lookup, PromptLookup)):
-        if not (given is None or isinstance(given, kind)):
-            raise ValueError(f"{name}={given!r}: expected a decodeloop.{kind.__name__}, or None.")
+    if not (sampler is None or isinstance(sampler, Sampler)):
+        raise ValueError(f"sampler={sampler!r}: expected a decodeloop.Sampler, or None.")
+    if not (lookup is None or isinstance(lookup, PromptLookup)):
+        raise ValueError(f"lookup={lookup!r}: expected a decodeloop.PromptLookup, or None.")
 
 
 def _checked_lookup(prompt: Prompt, choose: Greedy | Chooser) -> Greedy:
