@@ -61,10 +61,9 @@ python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 
 sphinx_gallery_conf = {
-    "examples_dirs": str(ROOT / "gallery"),
+    "examples_dirs": "../scripts",  # gallery/ or a record's, as tools/site/build.py lays them out
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"conftest\.py",
     "copyfile_regex": r"index\.rst",  # our own list of the pages, which says in which order to read them
     "within_subsection_order": "FileNameSortKey",
     "reset_modules": ("matplotlib", "book.start_afresh"),

@@ -22,6 +22,8 @@ def root(tmp_path):
         "src/decodeloop/loops.py": "def run():\n    return 1\n",
         "gallery/plot_a.py": "import decodeloop\n\ndecodeloop.run()\n",
         "gallery/plot_b.py": "print()\n",
+        "gallery/index.rst": "",
+        "gallery/.cache/plot_c.py": "print()\n",
         "docs/index.rst": "",
         "constraints.txt": "",
     }
@@ -102,6 +104,7 @@ def test_prepare_keeps_the_output_of_pages_that_stand_and_nothing_else(root, tmp
         return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
     stands = {"fingerprint.json", "source/index.rst", "source/auto_gallery/images/a.png"}
+    stands |= {"scripts/index.rst", "scripts/plot_a.py", "scripts/plot_b.py"}
     build.prepare(folder, now, root)
     assert kept() == stands | {"source/auto_gallery/plot_a.py.md5", "source/auto_gallery/plot_b.py.md5"}
     build.prepare(folder, now | {"plot_a": "2"}, root)

@@ -28,7 +28,7 @@ class Engine(Protocol):
 
     @property
     def lock(self) -> Lock:
-        """Held while a step runs, or a generation that is run to its end: see :func:`exclusive`."""
+        """Held while a step runs, or a generation that is run to its end: see ``exclusive``."""
 
     @property
     def config(self) -> PreTrainedConfig | None:
