@@ -13,6 +13,8 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+#: One process a core; more than eight spend their time on importing torch.
+SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
 
 
 def onnxruntime_extra() -> str:
@@ -28,24 +30,33 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and likely mistakes (ruff); `-- --fix` mends what it can."""
-    session.install(*nox.project.dependency_groups(PROJECT, "lint"), "-c", "constraints.txt")
+    """Style and likely mistakes (ruff), the floors (import-linter), types (mypy); `-- --fix` mends what ruff can."""
+    install(session, "lint")  # with the package: mypy reads the types of torch and transformers
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]))
+    session.run("lint-imports")
+    session.run("mypy")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The package's tests; `-- -k cache` picks some."""
+    """The package's tests; `-- -k cache` picks some, `-- -n 0` runs them one after the other."""
     install(session, "tests")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *SIDE_BY_SIDE, "tests", "--ignore", "tests/tools", *session.posargs)
+
+
+@nox.session
+def tools(session: nox.Session) -> None:
+    """Tests of what makes the project: the bundled model's corpus and training, the site, the pages as tests."""
+    install(session, "tests")
+    session.run("pytest", *SIDE_BY_SIDE, "tests/tools", *session.posargs)
 
 
 @nox.session
 def gallery(session: nox.Session) -> None:
     """Every page as a test, on a tiny model; `-- -k generate` picks one."""
     install(session, "tests")
-    session.run("pytest", "gallery", *session.posargs, env={"UNITTEST_GOING": "1"})
+    session.run("pytest", *SIDE_BY_SIDE, "gallery", *session.posargs, env={"UNITTEST_GOING": "1"})
 
 
 @nox.session(default=False)
@@ -75,14 +86,14 @@ def named(pin: str, others: list[str]) -> bool:
 def docs(session: nox.Session) -> None:
     """The site, every page run on this machine; `-- --fast` in minutes, `-- --help` tells the rest."""
     install(session, "docs")
-    session.run("python", "docs/build.py", *session.posargs)
+    session.run("python", "tools/site/build.py", *session.posargs)
 
 
 @nox.session(default=False)
 def record(session: nox.Session) -> None:
     """Run the pages on this machine's GPU and keep what they show in docs/recorded; `-- plot_generate` picks one."""
     install(session, "docs")
-    session.run("python", "docs/record.py", *session.posargs)
+    session.run("python", "tools/site/record.py", *session.posargs)
 
 
 @nox.session(default=False, reuse_venv=False)

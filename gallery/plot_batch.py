@@ -337,6 +337,4 @@ for rows in (1, 16):
         figures[f"{name}, rows: {rows} (tokens/s)"] = tokens
 for way in ("one by one", "all at once"):
     figures[f"eight prompts, {way} (ms)"] = table["ms"][way]
-decodeloop.provenance(
-    model=models, provider=decoder.providers[0], figures=figures
-)
+decodeloop.provenance(model=models, provider=decoder, figures=figures)

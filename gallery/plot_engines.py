@@ -371,7 +371,7 @@ for what, names in (("the same tokens", exact), ("any tokens", list(runs))):
 # Measured on
 # ===========
 
-provider = decodeloop.OnnxDecoder(folder / "fused.onnx").providers[0]
+provider = decodeloop.OnnxDecoder(folder / "fused.onnx")
 figures = {f"{name} (tokens/s)": speed for name, speed in df["tokens/s"].items()}
 figures["limit (tokens/s)"] = limits["generate"].tokens_per_second
 decodeloop.provenance(

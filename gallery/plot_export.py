@@ -373,6 +373,6 @@ for name, row in table.iterrows():
     figures[f"{name}: largest difference (logits)"] = row[columns[-1]]
 decodeloop.provenance(
     model=loaded,
-    provider=decodeloop.OnnxDecoder(gqa.path).providers[0],
+    provider=decodeloop.OnnxDecoder(gqa.path),
     figures=figures,
 )

@@ -307,6 +307,4 @@ for name, row in df.sort_values("seconds").iterrows():
 
 figures |= {f"{name} (tokens/s)": speed for name, speed in df["tokens/s"].items()}
 figures["limit (tokens/s)"] = limit.tokens_per_second
-decodeloop.provenance(
-    model=models, provider=session.providers[0], figures=figures
-)
+decodeloop.provenance(model=models, provider=session, figures=figures)

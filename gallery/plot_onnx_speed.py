@@ -440,6 +440,6 @@ figures["limit (tokens/s)"] = 1e3 / df["bytes (ms)"][best]
 figures["to start one operator (µs)"] = 1e6 * start
 decodeloop.provenance(
     model=models,
-    provider=decoders["fused graph"].providers[0],
+    provider=decoders["fused graph"],
     figures=figures | large_speeds,
 )

@@ -409,6 +409,4 @@ names = ["float32", "float16", "int8, block 32", "int4, block 32"]
 figures = {f"{n} (ms/token)": df["ms/token"][n] for n in names}
 figures |= {f"{n}: largest change (logits)": moved[n] for n in names[1:]}
 figures |= {f"{n}: changed (tokens)": changed[n] for n in names[1:]}
-decodeloop.provenance(
-    model=loaded, provider=decoders["float16"].providers[0], figures=figures
-)
+decodeloop.provenance(model=loaded, provider=decoders["float16"], figures=figures)

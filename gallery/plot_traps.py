@@ -375,6 +375,6 @@ figures = {
 }
 decodeloop.provenance(
     model=loaded,
-    provider=decoder.providers[0],
+    provider=decoder,
     figures=figures | gpu_figures,
 )

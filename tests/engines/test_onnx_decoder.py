@@ -159,6 +159,22 @@ def test_a_cache_of_open_sizes_is_named(phi_graph, tmp_path):
         OnnxDecoder(tmp_path / "open.onnx", device="cpu")
 
 
+def test_a_vocabulary_of_open_size_needs_the_configuration(phi, phi_graph, tmp_path):
+    proto = onnx.load(phi_graph.path)
+    del proto.metadata_props[:]
+    next(node for node in proto.graph.node if "logits" in node.output).output[0] = "all_logits"
+    proto.graph.initializer.append(helper.make_tensor("kept", TensorProto.BOOL, [97], [True] * 97))
+    proto.graph.node.append(helper.make_node("Compress", ["all_logits", "kept"], ["logits"], axis=2))
+    next(value for value in proto.graph.output if value.name == "logits").type.tensor_type.shape.dim[2].dim_param = "v"
+    onnx.save(proto, tmp_path / "open.onnx")
+    with pytest.raises(ValueError, match=r"open.onnx does not say how many tokens its vocabulary has.*config.json"):
+        OnnxDecoder(tmp_path / "open.onnx", device="cpu")
+    phi.config.save_pretrained(tmp_path)
+    decoder, ids = OnnxDecoder(tmp_path / "open.onnx", device="cpu"), prompt_ids(1, 4)
+    expected = decodeloop.generate(phi, ids, max_new_tokens=8, eos_token_id=None)
+    assert torch.equal(decoder.generate(ids, max_new_tokens=8, eos_token_id=None), expected)
+
+
 def spins(decoder):
     return decoder.session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning")
 

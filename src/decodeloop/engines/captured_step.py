@@ -42,8 +42,9 @@ class CapturedStep:
         else:
             self.compute()
             self.steps += 1
-            if self.steps == self.WARM_UP and self.capture.wanted:
-                self.graph = self.capture(self.compute, self.step_back, self.logits)
+        assert self.logits is not None  # the first step has made them
+        if self.graph is None and self.steps == self.WARM_UP and self.capture.wanted:
+            self.graph = self.capture(self.compute, self.step_back, self.logits)
         return self.logits
 
     def compute(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
@@ -23,7 +24,7 @@ class Capture:
     <https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/>`_.
     """
 
-    def __init__(self, wanted: bool | str, stream: torch.cuda.Stream | None) -> None:
+    def __init__(self, wanted: bool | Literal["auto"], stream: torch.cuda.Stream | None) -> None:
         self.wanted, self.stream = stream is not None and wanted, stream
 
     def __call__(
@@ -50,6 +51,7 @@ class Capture:
         return graph
 
     def _record(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        assert self.stream is not None  # without one nothing is wanted
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self.stream.device)
         with torch.cuda.stream(self.stream):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -29,7 +29,9 @@ def cache_shapes(session: OnnxSession) -> dict[str, tuple[int, int]]:
     return shapes
 
 
-def allocate(session: OnnxSession, shapes: dict[str, tuple[int, ...]], zeros: bool = False) -> dict[str, torch.Tensor]:
+def allocate(
+    session: OnnxSession, shapes: Mapping[str, tuple[int, ...]], zeros: bool = False
+) -> dict[str, torch.Tensor]:
     """A buffer for each cache input.
 
     Raises

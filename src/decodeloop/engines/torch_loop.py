@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Literal, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
@@ -48,7 +48,7 @@ class TorchEngine:
     @torch.no_grad()
     def forward(self, tokens: torch.Tensor, all_logits: bool = False) -> torch.Tensor:
         self.length += tokens.shape[1]
-        inputs = {"attention_mask": self.prompt.mask(self.length)}
+        inputs: dict[str, Any] = {"attention_mask": self.prompt.mask(self.length)}
         if self._accepts_positions:
             inputs["position_ids"] = self.prompt.positions(self.length, tokens.shape[1])
         if self._keeps and not all_logits:
@@ -154,7 +154,8 @@ def generate(
     >>> cache.get_seq_length() == tokens.shape[1] - 1  # nothing has read the last token yet
     True
     """
-    return run(TorchEngine(model), input_ids, return_cache=return_cache, **options)
+    engine = TorchEngine(model)
+    return run(engine, input_ids, return_cache=True, **options) if return_cache else run(engine, input_ids, **options)
 
 
 def stream(model: PreTrainedModel, input_ids: torch.Tensor, **options: Unpack[DecodeOptions]) -> Iterator[torch.Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, StaticCache
@@ -56,7 +56,7 @@ class TorchDecoder(TorchEngine):
         model: PreTrainedModel,
         *,
         capacity: int | None = None,
-        cuda_graph: bool | str = "auto",
+        cuda_graph: bool | Literal["auto"] = "auto",
         compile: bool = False,
     ) -> None:
         super().__init__(model)
@@ -80,9 +80,10 @@ class TorchDecoder(TorchEngine):
         """Forget earlier text; the number of positions that ``past`` holds."""
         self.generation += 1
         self.prompt, self.length = prompt, 0
-        self.step = self.steps.start(*prompt.input_ids.shape, capacity)
+        batch, length = prompt.input_ids.shape
+        self.step: StaticStep = self.steps.start(batch, length, capacity)
         if past is not None:
-            self._load(cache_to_tensors(checked(past, self.config, len(prompt.input_ids))))
+            self._load(cache_to_tensors(checked(past, self.config, batch)))
         self.step.set_length(prompt, self.length)
         return self.length
 
@@ -118,14 +119,14 @@ class TorchDecoder(TorchEngine):
 
     def _tensors(self) -> list[torch.Tensor]:
         """Views of the filled part, flat, each ``[batch, heads, length, head size]``."""
-        both = [tensor for layer in self.step.cache.layers for tensor in (layer.keys, layer.values)]
+        both = [tensor for layer in self.step.layers for tensor in (layer.keys, layer.values)]
         return [tensor[:, :, : self.length] for tensor in both]
 
     def _load(self, tensors: Sequence[torch.Tensor]) -> None:
         self.length = tensors[0].shape[2]
         if self.length > self.step.capacity:
             self.step = self.steps.grow(len(tensors[0]), self.length, self.step.capacity)
-        for index, layer in enumerate(self.step.cache.layers):
+        for index, layer in enumerate(self.step.layers):
             keys, values = tensors[2 * index : 2 * index + 2]
             write_layer(layer, keys.to(self.device), values.to(self.device), self.length)
 
@@ -162,6 +163,9 @@ def for_one_token(model: PreTrainedModel) -> PreTrainedModel:
 class PlacedLayer(StaticLayer):
     """A layer of fixed capacity that is told where to write: transformers' counts for itself, a few kernels each."""
 
+    keys: torch.Tensor  # from lazy_initialization on
+    values: torch.Tensor
+
     def __init__(self, capacity: int, cache_position: torch.Tensor) -> None:
         super().__init__(capacity)
         self.cache_position = cache_position
@@ -174,8 +178,8 @@ class PlacedLayer(StaticLayer):
         self.values.index_copy_(2, self.cache_position, value_states)
         return self.keys, self.values
 
-    def get_seq_length(self) -> torch.Tensor:
-        """The positions before those that are written now."""
+    def get_seq_length(self) -> Any:
+        """The positions before those that are written now: a tensor, since a captured step would keep an int."""
         return self.cache_position[0]
 
 
@@ -189,10 +193,11 @@ class StaticStep(CapturedStep):
         self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
         self.mask = torch.zeros(batch, 1, 1, capacity, dtype=dtype, device=device)
         self.cache = StaticCache(config=decoder.config, max_cache_len=capacity)
-        self.cache.layers = [PlacedLayer(capacity, self.cache_position) for _ in self.cache.layers]
+        self.layers = [PlacedLayer(capacity, self.cache_position) for _ in self.cache.layers]
+        self.cache.layers = list(self.layers)
         pairs = empty_tensors(decoder.config, batch, dtype=dtype, device=device)
         try:
-            for layer, keys, values in zip(self.cache.layers, pairs[::2], pairs[1::2], strict=True):
+            for layer, keys, values in zip(self.layers, pairs[::2], pairs[1::2], strict=True):
                 layer.lazy_initialization(keys, values)
         except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own
             each = sum(tensor.element_size() * tensor.shape[1] * tensor.shape[3] for tensor in pairs)
@@ -208,12 +213,12 @@ class StaticStep(CapturedStep):
     @contextlib.contextmanager
     def writing_at(self, cache_position: torch.Tensor) -> Iterator[StaticCache]:
         """The cache, whose layers write at these positions ``[new]`` instead of the step's."""
-        for layer in self.cache.layers:
+        for layer in self.layers:
             layer.cache_position = cache_position
         try:
             yield self.cache
         finally:
-            for layer in self.cache.layers:
+            for layer in self.layers:
                 layer.cache_position = self.cache_position
 
     def compute(self) -> None:

@@ -63,6 +63,15 @@ def read_graph(path: Path, verify_weights: bool = False) -> onnx.ModelProto:
     return graph
 
 
+def identity(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from one that is renamed over it or written anew."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def weights_files(path: Path, graph: onnx.ModelProto) -> list[Path]:
     """The files that hold a graph's weights, in the order of their names, each found to lie beside the graph.
 

@@ -7,10 +7,12 @@ that is read, one for all that is written.
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_ir as ir
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from decodeloop.export.fused_nodes import ACTIVATIONS, FusedGraph
 from decodeloop.models.linears import joined_bias
@@ -49,11 +51,12 @@ def fused_decoder(model: PreTrainedModel, last_only: bool) -> ir.Model:
     Positions follow from the attention mask, which the attention operator counts by itself.
     """
     config, base = model.config, model.model
+    embedding: Any = model.get_input_embeddings()
     graph = FusedGraph(model.dtype)
     parallel = type(model).__name__ in PARALLEL
     attention = Attention(graph, model)
 
-    hidden = graph.op("Gather", graph.weight("embedding.weight", model.get_input_embeddings().weight), attention.ids)
+    hidden = graph.op("Gather", graph.weight("embedding.weight", embedding.weight), attention.ids)
     skip = bias = None
     for index, layer in enumerate(base.layers):
         norm = f"layers.{index}.input_norm"
@@ -70,7 +73,15 @@ def fused_decoder(model: PreTrainedModel, last_only: bool) -> ir.Model:
     return graph.model(type(model).__name__)
 
 
-def _sequential(graph, attention, index, layer, x, skip, config) -> tuple[ir.Value, ir.Value]:
+def _sequential(
+    graph: FusedGraph,
+    attention: Attention,
+    index: int,
+    layer: Any,
+    x: ir.Value,
+    skip: ir.Value,
+    config: PreTrainedConfig,
+) -> tuple[ir.Value, ir.Value]:
     """Attention, then a gated feed-forward part: what the latter wrote, and the residual before it."""
     name = f"layers.{index}"
     part = layer.self_attn
@@ -86,7 +97,9 @@ def _sequential(graph, attention, index, layer, x, skip, config) -> tuple[ir.Val
     return graph.linear(x, f"{name}.down", mlp.down_proj), skip
 
 
-def _parallel(graph, attention, index, layer, x, config) -> tuple[ir.Value, torch.Tensor | None]:
+def _parallel(
+    graph: FusedGraph, attention: Attention, index: int, layer: Any, x: ir.Value, config: PreTrainedConfig
+) -> tuple[ir.Value, torch.Tensor]:
     """Attention and feed-forward side by side: what both wrote, and the bias that the next norm adds to it."""
     name, part, mlp = f"layers.{index}", layer.self_attn, layer.mlp
     read = [part.q_proj, part.k_proj, part.v_proj]
@@ -121,11 +134,11 @@ class Attention:
         heads, layers = self.config.num_attention_heads, len(model.model.layers)
         self.heads = heads, getattr(self.config, "num_key_value_heads", None) or heads
         self.size = model.model.layers[0].self_attn.head_dim
-        shape = ["batch", self.heads[1], "capacity", self.size]
+        self.shape = "batch", self.heads[1], "capacity", self.size
         self.ids = graph.input("input_ids", ir.DataType.INT64, "batch", "sequence")
         self.mask = graph.input("attention_mask", ir.DataType.INT64, "batch", "total")
         self.past = {
-            (layer, part): graph.input(f"past_key_values.{layer}.{part}", graph.dtype, *shape)
+            (layer, part): graph.input(f"past_key_values.{layer}.{part}", graph.dtype, *self.shape)
             for layer in range(layers)
             for part in ("key", "value")
         }
@@ -138,7 +151,7 @@ class Attention:
         total = graph.op("Squeeze", graph.op("Shape", self.mask, start=1, end=2))
         self.total = graph.op("Cast", total, to=ir.DataType.INT32)
 
-    def __call__(self, index: int, module: nn.Module, qkv: ir.Value) -> ir.Value:
+    def __call__(self, index: int, module: Any, qkv: ir.Value) -> ir.Value:
         """One GroupQueryAttention: rotates queries and keys, appends keys and values to the cache, attends."""
         heads, kv_heads = self.heads
         norms = [getattr(module, name, None) for name in ("q_norm", "k_norm")]
@@ -163,7 +176,7 @@ class Attention:
         self.present |= zip(((index, "key"), (index, "value")), present, strict=True)
         return attended
 
-    def _head_norm(self, name: str, module: nn.Module, x: ir.Value, heads: int) -> ir.Value:
+    def _head_norm(self, name: str, module: Any, x: ir.Value, heads: int) -> ir.Value:
         """A norm of each head by itself."""
         apart = self.graph.op("Reshape", x, self.graph.constant([0, 0, heads, self.size]))
         return self.graph.op(
@@ -172,8 +185,7 @@ class Attention:
 
     def outputs(self) -> None:
         for (layer, part), value in self.present.items():
-            past = self.past[layer, part]
-            self.graph.output(value, f"present.{layer}.{part}", self.graph.dtype, *past.shape)
+            self.graph.output(value, f"present.{layer}.{part}", self.graph.dtype, *self.shape)
 
 
 def _rotary_tables(model: PreTrainedModel, count: int) -> dict[str, torch.Tensor]:

@@ -79,7 +79,7 @@ class FusedGraph:
         return y if joined is None or not bias else self.op("Add", y, self.weight(f"{name}.bias", joined))
 
     def norm(
-        self, name: str, module: nn.Module, x: ir.Value, skip: ir.Value | None = None, bias: torch.Tensor | None = None
+        self, name: str, module: Any, x: ir.Value, skip: ir.Value | None = None, bias: torch.Tensor | None = None
     ) -> tuple[ir.Value, ir.Value]:
         """``x + skip + bias`` normalised, and that sum: the residual stream goes through the norms."""
         epsilon = getattr(module, "eps", None) or module.variance_epsilon

@@ -16,22 +16,23 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from decodeloop.export.file import METADATA, check_graph_file, save_graph
+from decodeloop.export.file import METADATA, load_graph, read_graph, weights_files
+from decodeloop.export.save import check_target, save_graph
 from decodeloop.optional import load_onnxruntime
 
 QUANTIZED = ("MatMulNBits", "GatherBlockQuantized", "MatMulBnb4", "DequantizeLinear", "MatMulInteger")
 
 
 def quantize_onnx(
-    source: str | os.PathLike,
-    target: str | os.PathLike,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
     *,
-    bits: int = 8,
+    bits: Literal[4, 8] = 8,
     block_size: int = 32,
     symmetric: bool = True,
     head: bool = True,
@@ -47,7 +48,8 @@ def quantize_onnx(
     source : str or path
         A graph with weights in float32, float16 or bfloat16, such as :func:`decodeloop.export_onnx` writes.
     target : str or path
-        The file to write, in an existing folder; the weights go beside it, to ``<target>.data``.
+        The file to write, in an existing folder; the weights go beside it, to ``<target>.data``, or, where that name
+        is taken, ``<target>.<checksum>.data``. No file of weights is overwritten.
     bits : int
         8 or 4.
     block_size : int
@@ -77,7 +79,7 @@ def quantize_onnx(
     """
     source, target = Path(source), Path(target)
     _check(source, target, bits, block_size, accuracy_level)
-    model = ir.load(source)
+    model = load_graph(source)
     present = sorted({node.op_type for node in model.graph} & set(QUANTIZED))
     if present:
         raise ValueError(
@@ -108,13 +110,13 @@ def _check(source: Path, target: Path, bits: int, block_size: int, accuracy_leve
         raise ValueError(f"block_size={block_size!r}: expected 16, 32, 64, 128 or 256, which the operator has.")
     if accuracy_level not in range(5):
         raise ValueError(f"accuracy_level={accuracy_level!r}: expected 0 to 4.")
-    check_graph_file(source)
-    if target.is_dir():
-        raise ValueError(f"target={str(target)!r} is a directory: expected a file name in it, such as model.int8.onnx.")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist.")
-    if target.resolve() == source.resolve():
-        raise ValueError(f"source and target are both {str(source)!r}: the weights are read while they are written.")
+    files = [source, *weights_files(source, read_graph(source))]
+    check_target(target, "target")
+    if target.exists() and any(target.samefile(file) for file in files):
+        raise ValueError(
+            f"source and target are both {str(source)!r}, or a file of its weights: expected another name for the "
+            "quantized graph, which does not replace what it is made from."
+        )
 
 
 def _weight(value: ir.Value | None) -> np.ndarray | None:
@@ -139,8 +141,11 @@ def _head(model: ir.Model) -> list[ir.Node]:
 
 
 def _replace(graph: ir.Graph, node: ir.Node, quantizer: Any, accuracy_level: int) -> None:
-    weight = _weight(node.inputs[1])
-    name = node.inputs[1].name if node.inputs[1].producer() is None else f"{node.outputs[0].name}.weight"
+    matrix = node.inputs[1]
+    weight = _weight(matrix)
+    assert matrix is not None  # such a product was picked
+    assert weight is not None
+    name = matrix.name if matrix.producer() is None else f"{node.outputs[0].name}.weight"
     like = weight.dtype
     packed, scales, zero_points = quantizer.qbits_block_quant(
         np.ascontiguousarray(weight if like in (np.float32, np.float16) else weight.astype(np.float32))
@@ -151,11 +156,12 @@ def _replace(graph: ir.Graph, node: ir.Node, quantizer: Any, accuracy_level: int
         tensors.append(ir.Tensor(zero_points))
     inputs = [node.inputs[0]]
     for tensor, suffix in zip(tensors, ("quantized", "scales", "zero_points"), strict=False):
-        value = ir.Value(name=f"{name}.{suffix}", type=ir.TensorType(tensor.dtype), shape=tensor.shape)
-        value.const_value, tensor.name = tensor, value.name
-        if value.name not in graph.initializers:
+        tensor.name = f"{name}.{suffix}"
+        if tensor.name not in graph.initializers:
+            value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
+            value.const_value = tensor
             graph.register_initializer(value)
-        inputs.append(graph.initializers[value.name])
+        inputs.append(graph.initializers[tensor.name])
     attributes = {"K": weight.shape[0], "N": weight.shape[1], "bits": config.bits, "block_size": config.block_size}
     if accuracy_level:
         attributes["accuracy_level"] = accuracy_level

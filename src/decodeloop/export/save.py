@@ -18,8 +18,9 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir
@@ -51,13 +52,22 @@ def check_target(path: Path, argument: str = "path") -> None:
         raise PermissionError(errno.EACCES, "no permission to write to its folder: choose another one", str(path))
 
 
-def save_graph(graph: onnx_ir.Model, path: Path) -> Path:
+def save_graph(graph: onnx_ir.Model, path: Path, prove: Callable[[Path], Any] = lambda path: None) -> tuple[Path, Any]:
     """Write a graph to ``path`` and its weights beside it, with checksums: both or neither.
+
+    Parameters
+    ----------
+    graph : onnx_ir.Model
+    path : Path
+    prove : callable
+        Called with the graph's file under a temporary name. If it raises, nothing is written.
 
     Returns
     -------
     Path
         The file of the weights: ``<path>.data``, or ``<path>.<checksum>.data`` where that name is taken.
+    object
+        What ``prove`` returned.
 
     Raises
     ------
@@ -68,7 +78,8 @@ def save_graph(graph: onnx_ir.Model, path: Path) -> Path:
         with scratch_folder(path.parent) as scratch:
             (scratch / WEIGHTS).touch()
             onnx_ir.save(graph, scratch / GRAPH, external_data=WEIGHTS)
-            return _commit(scratch, path)
+            proved = prove(scratch / GRAPH)
+            return _commit(scratch, path), proved
     except OSError as error:
         if error.errno is None:  # numpy's for a full disk: "1000 requested and 10 written"
             raise OSError(f"cannot write {str(path)!r}: {error}. Is the disk full?") from error

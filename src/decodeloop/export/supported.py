@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from typing import Any
 
 from transformers import DynamicCache, PreTrainedModel, cache_utils
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -36,7 +37,7 @@ def refuse(model: PreTrainedModel) -> None:
     if any("dynamic" in str(p.get("rope_type")) for p in [scaling, *scaling.values()] if isinstance(p, dict)):
         raise ValueError(f"{name}'s rotary frequencies change with the length of the text: a graph has one set.")
     try:
-        layers = DynamicCache(config=model.config).layers
+        layers: list[Any] = DynamicCache(config=model.config).layers
     except Exception as error:
         raise ValueError(f"transformers makes no cache for {name}: {one_line(error)}") from error
     for index, layer in enumerate(layers):

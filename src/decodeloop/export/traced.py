@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir
 import torch
@@ -74,10 +75,11 @@ def filled_layers(cache: DynamicCache) -> list[int]:
 
 def flat_tensors(cache: DynamicCache) -> list[torch.Tensor]:
     """Keys and values of each filled layer in turn."""
-    return [tensor for i in filled_layers(cache) for tensor in (cache.layers[i].keys, cache.layers[i].values)]
+    layers: list[Any] = [cache.layers[index] for index in filled_layers(cache)]
+    return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
 
 
-def export_inputs(model: PreTrainedModel) -> tuple[dict, dict]:
+def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any]]:
     """Example inputs for a decoder, with a filled cache, and which of their dimensions vary.
 
     Parameters
@@ -137,7 +139,7 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict, dict]:
 
 
 @torch.no_grad()
-def check_trace(decoder: FlatDecoder, program: torch.export.ExportedProgram, inputs: dict) -> None:
+def check_trace(decoder: FlatDecoder, program: torch.export.ExportedProgram, inputs: dict[str, Any]) -> None:
     """Raise ValueError unless the trace computes what the model does, with an empty cache and with a longer one.
 
     A model that takes another way when its cache is empty, or for one token, is traced on one of these ways, in
@@ -167,7 +169,9 @@ def check_trace(decoder: FlatDecoder, program: torch.export.ExportedProgram, inp
 class RealViews(TorchFunctionMode):
     """Index complex tensors (some models' rotary factors) by their parts: ONNX has no complex type to index."""
 
-    def __torch_function__(self, function, types, arguments=(), options=None):
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
         options = options or {}
         if function in (torch.Tensor.__getitem__, torch.Tensor.unsqueeze) and arguments[0].is_complex():
             parts = torch.view_as_real(arguments[0]).unbind(-1)
@@ -198,18 +202,18 @@ def exportable(model: PreTrainedModel) -> Iterator[None]:
             module.training = True
 
 
-def grouped_mm(rows, weights, ends, bias=None, out_dtype=None):
+def grouped_mm(rows: Any, weights: Any, ends: Any, bias: Any = None, out_dtype: Any = None) -> Any:
     """Experts: each row times the matrix of its group, ``[M, K], [G, K, N], [G] -> [M, N]``.
 
     The rows are sorted by group; ``ends[g]`` is where group ``g`` ends. Each group becomes a product of its own, over
     no rows if no token was sent to that expert, so the graph reads only what PyTorch reads, whatever the text.
     """
     groups = weights.shape[0]
-    axis = op.Constant(value_ints=[0])
+    axis: Any = op.Constant(value_ints=[0])  # annotated as a constant of any type
     ends = op.Cast(ends, to=onnx_ir.DataType.INT64)
     start, products = op.Constant(value_ints=[0]), []
     for group in range(groups):
-        index = op.Constant(value_ints=[group])
+        index: Any = op.Constant(value_ints=[group])
         end = op.Gather(ends, index)
         part = op.Slice(rows, start, end, axis)
         products.append(op.MatMul(part, op.Squeeze(op.Gather(weights, index), axis)))
@@ -218,7 +222,7 @@ def grouped_mm(rows, weights, ends, bias=None, out_dtype=None):
 
 
 #: What ``torch.onnx.export`` takes as its ``custom_translation_table``.
-TRANSLATIONS = {
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.transformers.grouped_mm_fallback.default: grouped_mm,
     torch.ops.aten._grouped_mm.default: grouped_mm,
 }

@@ -30,10 +30,12 @@ class PassThroughLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def lazy_initialization(self, *args, **kwargs) -> None:
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -62,7 +64,7 @@ _CACHE: ContextVar[GqaCache] = ContextVar("gqa_cache")
 
 
 def gqa_attention(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -75,7 +77,7 @@ def gqa_attention(
     """``[B, N, S, D], [B, K, S, D], [B, K, S, D] -> [B, S, N, D]``: one GroupQueryAttention node."""
     if unused.get("s_aux") is not None or unused.get("position_bias") is not None:
         raise ValueError("its attention has sinks or a position bias")
-    cache, layer = _CACHE.get(), module.layer_idx
+    cache, layer = _CACHE.get(), int(module.layer_idx)
     batch, heads, length, size = query.shape
     if value.shape != key.shape:
         raise ValueError("its keys and values differ in size")
@@ -122,7 +124,7 @@ class GqaDecoder(torch.nn.Module):
         """``[B, S], [B, T], [B, S], 2L x [B, K, capacity, D] -> [B, 1 or S, vocabulary], 2L x [B, K, capacity, D]``."""
         seqlens_k = (attention_mask.sum(-1) - 1).to(torch.int32)
 
-        def last_token(module: torch.nn.Module, inputs: tuple) -> tuple:
+        def last_token(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
             return (inputs[0][:, -1:],)
 
         cache = GqaCache(past_key_values, seqlens_k, _total(attention_mask))

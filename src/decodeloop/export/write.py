@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 import onnx_ir
 import torch
 from transformers import PreTrainedModel
 
-from decodeloop.export.file import METADATA, save_graph
+from decodeloop.export.file import METADATA
 from decodeloop.export.fused import fusable, fused_decoder
+from decodeloop.export.save import check_target, save_graph
 from decodeloop.export.supported import one_line
 from decodeloop.export.traced import (
     TRANSLATIONS,
@@ -49,7 +50,7 @@ class ExportReport:
     path : Path
         The graph; its weights lie beside it in ``external_data``.
     external_data : Path
-        The weights.
+        The weights: ``<path>.data``, or ``<path>.<checksum>.data`` where that name was taken.
     exporter : str
         Which exporter made it, ``"dynamo"`` or ``"fused"``.
     graph : str
@@ -64,6 +65,8 @@ class ExportReport:
         How often each operator stands in the graph, most frequent first.
     bytes : int
         Size of both files.
+    checked : Checked or None
+        What was compared with the model before the files got their names; None with ``check=False``.
     """
 
     path: Path
@@ -76,83 +79,40 @@ class ExportReport:
     outputs: dict[str, list[int | str]]
     operators: dict[str, int]
     bytes: int
+    checked: Any = None
 
 
-def export_onnx(
-    model: PreTrainedModel, path: str | os.PathLike[str], *, exporter: Exporter = "dynamo", logits: Logits | None = None
+def write_onnx(
+    model: PreTrainedModel,
+    path: Path,
+    exporter: str,
+    logits: Logits | None,
+    prove: Callable[[Path], Any] = lambda path: None,
 ) -> ExportReport:
-    """Export a decoder to one ONNX graph for both phases: reading the prompt, and decoding through the cache.
+    """Make a graph, hand its file under a temporary name to ``prove``, and give it its name if that does not raise.
 
-    The graph takes ``input_ids`` ``[batch, sequence]``, ``attention_mask`` ``[batch, total]``, ``position_ids``
-    ``[batch, sequence]`` and ``past_key_values.{layer}.key|value`` ``[batch, heads, past, head size]``, all of them
-    dynamic in batch and length, and returns ``logits`` and ``present.{layer}.key|value``. The names are those that
-    Optimum and onnxruntime-genai use. Its metadata holds the model's configuration and special tokens.
-
-    Parameters
-    ----------
-    model : transformers PreTrainedModel
-        A decoder that keeps keys and values. The graph has the dtype of its weights.
-    path : str or path
-        The file to write, in an existing folder; the weights go beside it, to ``<path>.data``.
-    exporter : str
-        - ``"dynamo"``: ``torch.onnx.export`` on the plain model, for any ONNX runtime. The cache grows: ``present`` is
-          ``past`` with the new positions behind.
-        - ``"fused"``: for onnxruntime, and the faster one. Each layer's attention is one
-          ``com.microsoft::GroupQueryAttention``, whatever the number of key heads, over a cache of fixed capacity that
-          past and present share: ``past`` is ``capacity``, ``present`` the same buffer, and rows are padded on the
-          right, which :class:`decodeloop.OnnxDecoder` takes care of.
-
-          For models whose layers are known (Llama, Mistral, Phi, Phi-3, Qwen 2 and 3, SmolLM3) the whole graph is put
-          together from fused operators. It has no ``position_ids``: the operator counts them from the mask and rotates
-          by itself. Other models are traced with that operator as their attention, which takes longer, and their graph
-          has ``position_ids`` as usual. ``ExportReport.graph`` says which. ``"gqa"`` is an older name of it.
-    logits : str, optional
-        ``"all"``: the logits of every position of ``input_ids``; ``"last"``: of the last one only, ``[batch, 1,
-        vocabulary]``, which is all that decoding needs. Default: ``"all"`` with ``"dynamo"``, ``"last"`` with
-        ``"fused"``.
-
-    Returns
-    -------
-    ExportReport
-
-    Raises
-    ------
-    ValueError
-        If an argument cannot be used, or the model is one that this export does not cover.
-    FileNotFoundError
-        If the folder of ``path`` does not exist.
-
-    Examples
-    --------
-    >>> import decodeloop, tempfile
-    >>> loaded = decodeloop.load(device="cpu")
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     report = decodeloop.export_onnx(loaded.model, f"{folder}/model.onnx", exporter="fused")
-    >>> report.graph, report.operators["GroupQueryAttention"], report.outputs["logits"]
-    ('fused', 6, ['batch', 1, 3072])
+    :func:`decodeloop.export_onnx` tells the rest.
     """
-    path, name = Path(path), ALIASES.get(exporter, exporter)
+    name = ALIASES.get(exporter, exporter)
     if name not in OPSETS:
         raise ValueError(f"exporter={exporter!r}: expected one of {', '.join(map(repr, OPSETS))}.")
     if logits not in ("all", "last", None):
         raise ValueError(f'logits={logits!r}: expected "all" or "last", or None for what the exporter does by itself.')
-    if path.is_dir():
-        raise ValueError(f"path={str(path)!r} is a directory: expected a file name in it, such as model.onnx.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist.")
+    check_target(path)
     started = time.perf_counter()
     last_only = (logits or DEFAULT_LOGITS[name]) == "last"
     put_together = name == "fused" and fusable(model)
     graph = fused_decoder(model, last_only) if put_together else _trace(model, name, last_only)
     graph.metadata_props[METADATA] = _metadata(model, name)
-    save_graph(graph, path)
-    return _report(path, name, "fused" if put_together else "traced", time.perf_counter() - started)
+    weights, checked = save_graph(graph, path, prove)
+    return _report(path, weights, name, "fused" if put_together else "traced", time.perf_counter() - started, checked)
 
 
 def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Model:
     inputs, dynamic_shapes = export_inputs(model)
     layers = filled_layers(inputs["past_key_values"])
     decoder: FlatDecoder | GqaDecoder
+    attentions: contextlib.AbstractContextManager[None]
     if exporter == "fused":
         inputs, dynamic_shapes = gqa_inputs(model, inputs)
         decoder, attentions = GqaDecoder(model, last_only), gqa_attentions(model)
@@ -166,7 +126,7 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Mo
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
     with _quiet(), exportable(model), attentions:
         try:
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(  # annotated as None too, which it is without dynamo
                 decoder,
                 kwargs=inputs,
                 dynamic_shapes=dynamic_shapes,
@@ -180,7 +140,7 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Mo
         except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
             hint = '; exporter="dynamo" takes more models' if exporter == "fused" else ""
             raise ValueError(f"{type(model).__name__} cannot be exported: {one_line(error)}{hint}.") from error
-        if exporter == "dynamo":  # the other's attention is a symbol, which PyTorch cannot run
+        if isinstance(decoder, FlatDecoder):  # the other's attention is a symbol, which PyTorch cannot run
             check_trace(decoder, program.exported_program, inputs)
     return program.model
 
@@ -190,14 +150,14 @@ class _quiet(warnings.catch_warnings):
 
     loggers = logging.getLogger("torch.onnx"), logging.getLogger("onnx_ir")
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         super().__enter__()
         warnings.simplefilter("ignore")
         self.levels = [logger.level for logger in self.loggers]
         for logger in self.loggers:
             logger.setLevel(logging.ERROR)
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         for logger, level in zip(self.loggers, self.levels, strict=True):
             logger.setLevel(level)
         super().__exit__(*exception)
@@ -218,12 +178,11 @@ def _metadata(model: PreTrainedModel, exporter: str) -> str:
     )
 
 
-def _report(path: Path, exporter: str, graph: str, seconds: float) -> ExportReport:
+def _report(path: Path, weights: Path, exporter: str, graph: str, seconds: float, checked: Any) -> ExportReport:
     proto = onnx.load(path, load_external_data=False)
-    data = path.with_name(path.name + ".data")
     return ExportReport(
         path=path,
-        external_data=data,
+        external_data=weights,
         exporter=exporter,
         graph=graph,
         opset=next(opset.version for opset in proto.opset_import if opset.domain == ""),
@@ -231,9 +190,10 @@ def _report(path: Path, exporter: str, graph: str, seconds: float) -> ExportRepo
         inputs=_shapes(proto.graph.input),
         outputs=_shapes(proto.graph.output),
         operators=dict(Counter(node.op_type for node in proto.graph.node).most_common()),
-        bytes=path.stat().st_size + data.stat().st_size,
+        bytes=path.stat().st_size + weights.stat().st_size,
+        checked=checked,
     )
 
 
-def _shapes(values) -> dict[str, list[int | str]]:
+def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, list[int | str]]:
     return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}

@@ -41,9 +41,14 @@ def attention(
     the mask ``[batch, 1, new, capacity]`` is added to the scores; the result is ``[batch, new, heads, head size]``.
     """
     rows, heads, new, size = query.shape
-    ours = new == 1 and attention_mask is not None and attention_mask.shape == (rows, 1, 1, key.shape[2])
-    ours = ours and attention_mask.is_floating_point() and key.shape == value.shape
-    if not ours or any(kwargs.get(name) is not None for name in OTHERS):
+    if (
+        new != 1
+        or attention_mask is None
+        or attention_mask.shape != (rows, 1, 1, key.shape[2])
+        or not attention_mask.is_floating_point()
+        or key.shape != value.shape
+        or any(kwargs.get(name) is not None for name in OTHERS)
+    ):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     capacity, groups = key.shape[2], heads // key.shape[1]
     width = triton.next_power_of_2(size)
@@ -51,8 +56,8 @@ def attention(
     blocks = triton.cdiv(capacity, block)
     pieces = min(blocks, triton.cdiv(BUSY, rows * heads))
     result = query.new_empty(rows, 1, heads, size)
-    best, norm = query.new_empty(2, rows * heads, pieces, dtype=torch.float32)
-    total = query.new_empty(rows * heads, pieces, width, dtype=torch.float32)
+    m_pieces, l_pieces = query.new_empty(2, rows * heads, pieces, dtype=torch.float32)
+    acc_pieces = query.new_empty(rows * heads, pieces, width, dtype=torch.float32)
     scale = size**-0.5 if scaling is None else scaling
     _attend[(rows * heads, pieces)](
         query.contiguous(),
@@ -60,9 +65,9 @@ def attention(
         value.contiguous(),
         attention_mask.contiguous(),
         result,
-        best,
-        norm,
-        total,
+        m_pieces,
+        l_pieces,
+        acc_pieces,
         heads,
         capacity,
         size,
@@ -75,7 +80,7 @@ def attention(
         num_warps=4,
     )
     if pieces > 1:
-        _join[(rows * heads,)](best, norm, total, result, size, PIECES=pieces, WIDTH=width, num_warps=1)
+        _join[(rows * heads,)](m_pieces, l_pieces, acc_pieces, result, size, PIECES=pieces, WIDTH=width, num_warps=1)
     return result, None
 
 
@@ -86,9 +91,9 @@ def _attend(
     value,
     mask,
     result,
-    best,
-    norm,
-    total,
+    m_pieces,
+    l_pieces,
+    acc_pieces,
     heads,
     capacity,
     size,
@@ -99,14 +104,18 @@ def _attend(
     BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """One head's weighted sum of the values of one piece of the positions, as a softmax that is not yet divided."""
+    """One head's weighted sum of the values of one piece of the positions, as a softmax that is not yet divided.
+
+    With flash attention's names: ``m_i`` is the running maximum of the scores, ``l_i`` the sum of the weights ``p``,
+    ``acc`` that of the weighted values, ``alpha`` what scales the earlier ones to a new maximum.
+    """
     head, piece = tl.program_id(0), tl.program_id(1)
     row = head // heads
     shared = (row * (heads // GROUPS) + (head % heads) // GROUPS).to(tl.int64) * capacity
     column = tl.arange(0, WIDTH)
     inside = column < size
     q = (tl.load(query + head * size + column, mask=inside, other=0.0).to(tl.float32) * scale).to(tl.float32)
-    top, weight, sum_ = -float("inf"), 0.0, tl.zeros((WIDTH,), tl.float32)
+    m_i, l_i, acc = -float("inf"), 0.0, tl.zeros((WIDTH,), tl.float32)
     for step in range(STEPS):
         position = (piece * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
         there = position < capacity
@@ -115,34 +124,34 @@ def _attend(
         v = tl.load(value + at, mask=both, other=0.0).to(tl.float32)
         hidden = tl.load(mask + row * capacity + position, mask=there, other=-float("inf")).to(tl.float32)
         score = tl.sum(k * q[None, :], axis=1) + hidden
-        higher = tl.maximum(tl.maximum(top, tl.max(score, axis=0)), -3e38)  # a piece may lie beyond the end
-        share, before = tl.exp(score - higher), tl.exp(top - higher)
-        weight = weight * before + tl.sum(share, axis=0)
-        sum_ = sum_ * before + tl.sum(share[:, None] * v, axis=0)
-        top = higher
+        m_ij = tl.maximum(tl.maximum(m_i, tl.max(score, axis=0)), -3e38)  # a piece may lie beyond the end
+        p, alpha = tl.exp(score - m_ij), tl.exp(m_i - m_ij)
+        l_i = l_i * alpha + tl.sum(p, axis=0)
+        acc = acc * alpha + tl.sum(p[:, None] * v, axis=0)
+        m_i = m_ij
     if PIECES == 1:
-        tl.store(result + head * size + column, (sum_ / weight).to(result.dtype.element_ty), mask=inside)
+        tl.store(result + head * size + column, (acc / l_i).to(result.dtype.element_ty), mask=inside)
     else:
         slot = head * PIECES + piece
-        tl.store(best + slot, top)
-        tl.store(norm + slot, weight)
-        tl.store(total + slot * WIDTH + column, sum_)
+        tl.store(m_pieces + slot, m_i)
+        tl.store(l_pieces + slot, l_i)
+        tl.store(acc_pieces + slot * WIDTH + column, acc)
 
 
 @triton.jit
-def _join(best, norm, total, result, size, PIECES: tl.constexpr, WIDTH: tl.constexpr):
+def _join(m_pieces, l_pieces, acc_pieces, result, size, PIECES: tl.constexpr, WIDTH: tl.constexpr):
     """One head's pieces, weighed by their highest scores."""
     head, column = tl.program_id(0), tl.arange(0, WIDTH)
-    top = tl.load(best + head * PIECES)
+    m_i = tl.load(m_pieces + head * PIECES)
     for piece in range(1, PIECES):
-        top = tl.maximum(top, tl.load(best + head * PIECES + piece))
-    weight, sum_ = 0.0, tl.zeros((WIDTH,), tl.float32)
+        m_i = tl.maximum(m_i, tl.load(m_pieces + head * PIECES + piece))
+    l_i, acc = 0.0, tl.zeros((WIDTH,), tl.float32)
     for piece in range(PIECES):
         slot = head * PIECES + piece
-        share = tl.exp(tl.load(best + slot) - top)
-        weight += share * tl.load(norm + slot)
-        sum_ += share * tl.load(total + slot * WIDTH + column)
-    tl.store(result + head * size + column, (sum_ / weight).to(result.dtype.element_ty), mask=column < size)
+        alpha = tl.exp(tl.load(m_pieces + slot) - m_i)
+        l_i += alpha * tl.load(l_pieces + slot)
+        acc += alpha * tl.load(acc_pieces + slot * WIDTH + column)
+    tl.store(result + head * size + column, (acc / l_i).to(result.dtype.element_ty), mask=column < size)
 
 
 AttentionInterface.register(NAME, attention)

@@ -43,10 +43,11 @@ class Columns(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.first:
             self.product.compute(x)
-        value = self.product.value[..., self.columns]
+        value = self.product.value
+        assert value is not None  # the first one has computed it
         if self.last:
             self.product.value = None
-        return value
+        return value[..., self.columns]
 
 
 def linear_for(device: torch.device) -> Any:
@@ -62,7 +63,7 @@ def with_merged_linears(model: PreTrainedModel) -> PreTrainedModel:
     """A model that computes the same. It shares the weights of the one given, but for those merged, which it copies."""
     merged = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     for names in linears_by_input(model):
-        layers = [model.get_submodule(name) for name in names]
+        layers = [layer for layer in map(model.get_submodule, names) if isinstance(layer, nn.Linear)]  # they all are
         product, stop = Product(layers), 0
         for name, layer in zip(names, layers, strict=True):
             start, stop = stop, stop + layer.out_features
