@@ -65,20 +65,20 @@ def llama_graph(llama, export_once):
 @pytest.fixture(scope="session")
 def phi_shared(phi, export_once):
     """The report of phi's export with a shared cache."""
-    return export_once("phi-gqa", phi, exporter="gqa", logits="all")
+    return export_once("phi-fused", phi, exporter="fused", logits="all")
 
 
 @pytest.fixture(scope="session")
 def bundled_graphs(bundled, export_once):
     """The reports of the bundled model's exports, by exporter."""
-    return {name: export_once(f"bundled-{name}", bundled.model, exporter=name) for name in ("dynamo", "gqa")}
+    return {name: export_once(f"bundled-{name}", bundled.model, exporter=name) for name in ("dynamo", "fused")}
 
 
-@pytest.fixture(params=["torch", "static", "onnx", "gqa"])
+@pytest.fixture(params=["torch", "static", "onnx", "fused"])
 def decoder(request, phi, phi_graph, phi_shared):
     """``generate(input_ids, **options)`` of all loops, over the same weights."""
     if request.param == "static":
         return decodeloop.TorchDecoder(phi).generate
     if request.param == "torch":
         return lambda input_ids, **options: decodeloop.generate(phi, input_ids, **options)
-    return decodeloop.OnnxDecoder({"onnx": phi_graph, "gqa": phi_shared}[request.param].path, device="cpu").generate
+    return decodeloop.OnnxDecoder({"onnx": phi_graph, "fused": phi_shared}[request.param].path, device="cpu").generate

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(
-    scope="module", params=["dynamo float32 all", "dynamo float16 last", "gqa float16 all", "gqa float16 last"]
+    scope="module", params=["dynamo float32 all", "dynamo float16 last", "fused float16 all", "fused float16 last"]
 )
 def pair(request, llama, tmp_path_factory):
     """A model on the GPU and its graph."""
@@ -25,7 +25,7 @@ def pair(request, llama, tmp_path_factory):
     report = decodeloop.export_onnx(
         model, tmp_path_factory.mktemp("gpu") / "model.onnx", exporter=exporter, logits=logits
     )
-    return model, decodeloop.OnnxDecoder(report.path, device="cuda", cuda_graph=exporter == "gqa" or "auto")
+    return model, decodeloop.OnnxDecoder(report.path, device="cuda", cuda_graph=exporter == "fused" or "auto")
 
 
 def test_the_cuda_provider_runs(pair):
@@ -141,7 +141,7 @@ def test_a_compiled_step_of_grouped_heads_writes_the_same(llama, lengths):
 @pytest.mark.parametrize("bits", [8, 4])
 def test_quantized_weights_run_on_cuda(tmp_path, bits):
     loaded = decodeloop.load()
-    decodeloop.export_onnx(loaded.model, tmp_path / "m.onnx", exporter="gqa")
+    decodeloop.export_onnx(loaded.model, tmp_path / "m.onnx", exporter="fused")
     small = decodeloop.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", bits=bits)
     decoder = decodeloop.OnnxDecoder(small, device="cuda", cuda_graph=True)
     text = 'def factorial(n):\n    """Return the factorial of n."""'

@@ -140,9 +140,9 @@ def test_capacity_must_be_positive(phi_graph, capacity):
         OnnxDecoder(phi_graph.path, capacity=capacity)
 
 
-@pytest.mark.parametrize("exporter", ["dynamo", "gqa"])
+@pytest.mark.parametrize("exporter", ["dynamo", "fused"])
 def test_capacity_must_hold_the_prompt(phi, phi_graph, phi_shared, exporter):
-    path = {"dynamo": phi_graph, "gqa": phi_shared}[exporter].path
+    path = {"dynamo": phi_graph, "fused": phi_shared}[exporter].path
     decoder = OnnxDecoder(path, device="cpu", capacity=10)
     with pytest.raises(ValueError, match="capacity=10 is smaller than the prompt, which has 11 positions"):
         decoder.generate(prompt_ids(1, 11))

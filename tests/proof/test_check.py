@@ -31,7 +31,7 @@ def test_a_mask_that_the_operator_does_not_know_is_refused_and_nothing_written(t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_rotation_the_wrong_way_round_is_found(phi, tmp_path, monkeypatch):
+def test_a_rotation_the_wrong_way_round_is_found(llama, tmp_path, monkeypatch):
     from decodeloop.export import fused
 
     tables = fused._rotary_tables
@@ -41,8 +41,8 @@ def test_a_rotation_the_wrong_way_round_is_found(phi, tmp_path, monkeypatch):
 
     monkeypatch.setattr(fused, "_rotary_tables", backwards)
     with pytest.raises(ValueError, match="computes something else"):
-        export_onnx(phi, tmp_path / "model.onnx", exporter="fused")
-    report = export_onnx(phi, tmp_path / "model.onnx", exporter="fused", check=False)
+        export_onnx(llama, tmp_path / "model.onnx", exporter="fused")
+    report = export_onnx(llama, tmp_path / "model.onnx", exporter="fused", check=False)
     assert report.checked is None
     assert report.path.exists()
 
