@@ -93,23 +93,29 @@ def weights_files(path: Path, graph: onnx.ModelProto) -> list[Path]:
         if location is None:
             continue
         if location not in sizes:
-            file = os.path.realpath(path.parent / location)
-            if os.path.isabs(location) or not any(Path(file).is_relative_to(folder) for folder in folders):
+            file = Path(os.path.realpath(path.parent / location.replace("\0", "")))
+            if os.path.isabs(location) or not any(file.is_relative_to(folder) for folder in folders):
                 raise ValueError(
                     f"{path.name} keeps {tensor.name!r} at {location!r}, outside its own folder: refused. "
                     "A graph's external data must lie beside it."
                 )
-            if not os.path.isfile(file):
+            if not os.path.isfile(file):  # False, not an error, for a name that is too long
                 raise FileNotFoundError(
                     f"{path.name} keeps its weights in {location!r}, which is not beside it: copy that file as well."
                 )
-            sizes[location] = os.path.getsize(file)
+            sizes[location] = file.stat().st_size
         _check_extent(path.name, tensor, entries, sizes[location])
     return [path.parent / location for location in sorted(sizes)]
 
 
 def _check_extent(name: str, tensor: onnx.TensorProto, entries: dict[str, str], available: int) -> None:
-    expected = math.ceil(math.prod(tensor.dims) * onnx_ir.DataType(tensor.data_type).bitwidth / 8)
+    try:
+        bits = onnx_ir.DataType(tensor.data_type).bitwidth
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} keeps {tensor.name!r} in a file, and its type, {tensor.data_type}, has no size."
+        ) from None
+    expected = math.ceil(math.prod(tensor.dims) * bits / 8)
     offset, length = entries.get("offset") or "0", entries.get("length") or str(expected)
     if length != str(expected) or not offset.isdecimal() or int(offset) + expected > available:
         raise ValueError(
@@ -142,14 +148,15 @@ def tensors(graph: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         yield from walk(function.node, [], [])
 
 
-def load_graph(path: Path) -> onnx_ir.Model:
-    """The graph of a file and its weights, verified and mapped into memory, to make another one of it."""
-    graph = read_graph(path, verify_weights=True)
+def map_weights(path: Path, graph: onnx.ModelProto) -> onnx_ir.Model:
+    """A graph that was read from ``path``, with its weights, of which those are read that are used."""
     for tensor in tensors(graph):
         for entry in tensor.external_data:
-            if entry.key == "location":  # the file itself: onnx_ir opens no links, which were followed and checked here
+            if entry.key == "location":  # onnx_ir opens neither links nor files of two names: these were checked here
                 entry.value = os.path.realpath(path.parent / entry.value)
-    return onnx_ir.from_proto(graph)
+    model = onnx_ir.from_proto(graph)
+    assert isinstance(model, onnx_ir.Model)
+    return model
 
 
 def _damaged(path: Path, which: str) -> ValueError:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
-from decodeloop.export.file import METADATA, load_graph, read_graph, weights_files
+from decodeloop.export.file import METADATA, map_weights, read_graph, weights_files
 from decodeloop.export.save import check_target, save_graph
 from decodeloop.optional import load_onnxruntime
 
@@ -96,8 +96,11 @@ def quantize_onnx(
         used.
     """
     source, target = Path(source), Path(target)
-    _check(source, target, bits, block_size, accuracy_level)
-    model = load_graph(source)
+    _check(bits, block_size, accuracy_level)
+    proto = read_graph(source, verify_weights=True)
+    check_target(target, "target")
+    _check_apart(source, target, weights_files(source, proto))
+    model = map_weights(source, proto)
     present = sorted({node.op_type for node in model.graph} & set(QUANTIZED))
     if present:
         raise ValueError(
@@ -123,19 +126,21 @@ def quantize_onnx(
     return result
 
 
-def _check(source: Path, target: Path, bits: int, block_size: int, accuracy_level: int) -> None:
+def _check(bits: int, block_size: int, accuracy_level: int) -> None:
     if bits not in (4, 8):
         raise ValueError(f"bits={bits!r}: expected 8 or 4.")
     if block_size not in (16, 32, 64, 128, 256):
         raise ValueError(f"block_size={block_size!r}: expected 16, 32, 64, 128 or 256, which the operator has.")
     if accuracy_level not in range(5):
         raise ValueError(f"accuracy_level={accuracy_level!r}: expected 0 to 4.")
-    files = [source, *weights_files(source, read_graph(source))]
-    check_target(target, "target")
-    if target.exists() and any(target.samefile(file) for file in files):
+
+
+def _check_apart(source: Path, target: Path, weights: list[Path]) -> None:
+    same = [file for file in (source, *weights) if target.exists() and target.samefile(file)]
+    if same:
         raise ValueError(
-            f"source and target are both {str(source)!r}, or a file of its weights: expected another name for the "
-            "quantized graph, which does not replace what it is made from."
+            f"source and target are both {str(same[0])!r}: a quantized graph does not replace what it is made from. "
+            "Give it another name."
         )
 
 

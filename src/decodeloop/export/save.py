@@ -101,20 +101,23 @@ def _commit(scratch: Path, path: Path) -> Path:
                 _sync(scratch / SEALED)
                 if target.exists():  # the same weights
                     break
-                with contextlib.suppress(FileExistsError):
+                placed = {target.name}
+                try:
                     _move(weights, target)
-                    placed = {target.name}
                     break
+                except FileExistsError:
+                    placed = set()
             for name in _names_in(path, _named_after(path)) - {target.name}:
                 with contextlib.suppress(OSError):
                     os.utime(folder / name)  # it is replaced now: GRACE begins
             _sync(folder)
             os.replace(scratch / SEALED, path)
-            _sync(folder)
         except BaseException:
             for name in _unused(placed, folder):
                 (folder / name).unlink()
             raise
+    with contextlib.suppress(OSError):  # the new pair counts, whatever happens now
+        _sync(folder)
     return target
 
 
@@ -144,11 +147,12 @@ def _sealed(graph: onnx.ModelProto, weights: str, value: int) -> bytes:
 
 
 def _possible_names(weights: Path, value: int, path: Path) -> Iterator[Path]:
-    """Where the weights can go: beside ``path``, to names that are free, or to a file that holds just these weights."""
+    """Where the weights can go beside ``path``: a file that holds just these weights, else names that are free."""
+    yield from (path.with_name(name) for name in sorted(_named_after(path)) if _same(weights, path.with_name(name)))
     endings = itertools.chain([".data", f".{value:08x}.data"], (f".{value:08x}-{n}.data" for n in itertools.count(1)))
     for ending in endings:
         target = path.with_name(_shortened(path, ending) + ending)
-        if target.name != path.name and (not os.path.lexists(target) or _same(weights, target)):
+        if target.name != path.name and not os.path.lexists(target):
             yield target
 
 
@@ -185,7 +189,8 @@ def _move(file: Path, target: Path) -> None:
             raise FileExistsError(target) from None
         os.rename(file, target)
     else:
-        os.unlink(file)
+        with contextlib.suppress(OSError):  # then it goes with its folder
+            os.unlink(file)
 
 
 def _sweep(path: Path) -> None:
@@ -193,13 +198,14 @@ def _sweep(path: Path) -> None:
     folder = path.parent
     with contextlib.suppress(OSError):
         left = abandoned(folder)
-        names = {name for name in _named_after(path) if time.time() - (folder / name).stat().st_mtime > GRACE}
+        names = {name for name in _named_after(path) if time.time() - (folder / name).lstat().st_mtime > GRACE}
         for scratch in left:
             with contextlib.suppress(FileNotFoundError, DecodeError):
                 sealed = onnx.ModelProto.FromString((scratch / SEALED).read_bytes())
                 names |= {e.value for tensor in tensors(sealed) for e in tensor.external_data if e.key == "location"}
         for name in _unused(names, folder):
-            (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
         for scratch in left:
             shutil.rmtree(scratch, ignore_errors=True)
 
