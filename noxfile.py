@@ -15,6 +15,7 @@ nox.options.reuse_venv = "yes"
 PROJECT = nox.project.load_toml("pyproject.toml")
 #: One process a core; more than eight spend their time on importing torch.
 SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
+PACKAGE = (*SIDE_BY_SIDE, "tests", "--ignore", "tests/tools")
 
 
 def onnxruntime_extra() -> str:
@@ -42,7 +43,7 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The package's tests; `-- -k cache` picks some, `-- -n 0` runs them one after the other."""
     install(session, "tests")
-    session.run("pytest", *SIDE_BY_SIDE, "tests", "--ignore", "tests/tools", *session.posargs)
+    session.run("pytest", *PACKAGE, *session.posargs)
 
 
 @nox.session
@@ -74,7 +75,7 @@ def lowest(session: nox.Session) -> None:
     ranges = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"][onnxruntime_extra()]]
     pins = [pin for pin in (requirement.replace(">=", "==") for requirement in ranges) if not named(pin, held)]
     session.install("-e", f".[{onnxruntime_extra()}]", *pins, *held, *nox.project.dependency_groups(PROJECT, "tests"))
-    session.run("pytest", *(argument for argument in session.posargs if argument not in held))
+    session.run("pytest", *PACKAGE, *(argument for argument in session.posargs if argument not in held))
 
 
 def named(pin: str, others: list[str]) -> bool:

@@ -102,6 +102,7 @@ html_theme_options = {
         "**": ["page-toc", "edit-this-page"],
         "index": [],
         "auto_gallery/index": [],
+        "measured_on": ["page-toc"],  # written by the build
     },
     "footer_start": ["copyright"],
     "footer_end": [],

@@ -37,5 +37,5 @@ def complete_recorded(app) -> None:
         zip_files([str(script), str(notebook)], script.with_suffix(".zip"), folder)
         save_thumbnail(folder / "images" / f"sphx_glr_{script.stem}_{{0:03}}.png", script, {}, settings, conf)
         imported = identify_names(blocks, r"(?!)", node=tree)
-        names.write_text(json.dumps(imported | json.loads(names.read_text())), encoding="utf-8")
+        names.write_text(json.dumps(imported | json.loads(names.read_text())))
         script.with_suffix(".py.md5").write_text(get_md5sum(script, mode="t"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import build, prompt_ids
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import Lfm2Config, Lfm2ForCausalLM, MistralConfig, MistralForCausalLM, StaticCache
 
 import decodeloop
 from decodeloop import OnnxDecoder, PromptLookup, Sampler
@@ -55,6 +55,32 @@ def test_lookup_on_a_sliding_window(phi):
     ids = torch.cat([prompt_ids(1, 7)] * 3, dim=-1)
     got = decodeloop.generate(model, ids, lookup=PromptLookup(ngram=1), max_new_tokens=40)
     assert torch.equal(got, model.generate(ids, max_new_tokens=40, do_sample=False))
+
+
+def test_lookup_goes_on_from_a_sliding_window():
+    """It has dropped tokens, and needs none of them back: only guesses are rewound."""
+    model = build(MistralForCausalLM, MistralConfig, num_key_value_heads=2, sliding_window=6)
+    ids = prompt_ids(1, 7).repeat(1, 3)
+    first, cache = decodeloop.generate(model, ids, max_new_tokens=6, return_cache=True, **FREE)
+    text = torch.cat([first, ids[:, :7]], dim=-1)
+    options = {"max_new_tokens": 20, "past_key_values": cache, "return_cache": True} | FREE
+    got, cache = decodeloop.generate(model, text, lookup=PromptLookup(tokens=4, ngram=1), **options)
+    assert torch.equal(got, model.generate(text, max_new_tokens=20, do_sample=False, eos_token_id=None))
+    more = decodeloop.generate(model, got, max_new_tokens=9, past_key_values=cache, **FREE)
+    assert torch.equal(more, model.generate(text, max_new_tokens=29, do_sample=False, eos_token_id=None))
+
+
+def test_a_cache_that_cannot_be_rewound_is_refused_before_the_first_token(phi):
+    model = build(Lfm2ForCausalLM, Lfm2Config, num_key_value_heads=2, layer_types=["conv", "full_attention"])
+    ids = prompt_ids(1, 7).repeat(1, 3)
+    with pytest.raises(ValueError, match="prompt lookup rewinds the cache of Lfm2ForCausalLM.*leave lookup out"):
+        decodeloop.stream(model, ids, lookup=PromptLookup())
+    got = decodeloop.generate(model, ids, max_new_tokens=9, **FREE)
+    assert torch.equal(got, model.generate(ids, max_new_tokens=9, do_sample=False, eos_token_id=None))
+    with pytest.raises(ValueError, match="a StaticLayer cannot be rewound: leave lookup out"):
+        decodeloop.stream(
+            phi, ids, past_key_values=StaticCache(config=phi.config, max_cache_len=90), lookup=PromptLookup()
+        )
 
 
 def test_lookup_refuses_what_it_cannot_do(decoder, llama_graph):

@@ -1,5 +1,6 @@
 """When a text ends: at an end token, at a length, at a string; each row by itself, and what is written after."""
 
+import numpy as np
 import pytest
 import torch
 from helpers import left_padded, prompt_ids
@@ -30,8 +31,26 @@ def test_an_end_token_is_the_last_and_none_never_stops(decoder):
     assert decoder(ids, max_new_tokens=15, eos_token_id=[end, sooner]).tolist() == free[:, :7].tolist()
 
 
-def test_the_models_own_end_token_is_the_default(phi, decoder):
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, lambda x: np.array([x]), lambda x: np.array(x),
+                                  lambda x: [np.int64(x)], lambda x: torch.tensor(x), lambda x: (x,)])  # fmt: skip
+def test_ids_of_any_integer_kind_are_ids(phi, kind):
     ids = prompt_ids(1, 5)
+    end = int(decodeloop.generate(phi, ids, max_new_tokens=6, eos_token_id=None)[0, 7])
+    expected = decodeloop.generate(phi, ids, max_new_tokens=6, eos_token_id=end)
+    got = decodeloop.generate(phi, ids, max_new_tokens=np.int64(6), eos_token_id=kind(end), pad_token_id=np.int16(3))
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    "given", [2.0, np.float32(2), [2.0], np.array([2.0]), torch.tensor([2.0]), True, [[2]], {"a": 1}]
+)
+def test_what_is_no_id_is_named(decoder, given):
+    with pytest.raises(ValueError, match="eos_token_id=.*: expected an id from 0 to 96, the model's vocabulary"):
+        decoder(prompt_ids(1, 4), eos_token_id=given)
+
+
+def test_the_models_own_end_token_is_the_default(phi, decoder):
+    ids = prompt_ids(1, 5, seed=63)
     free = decoder(ids, max_new_tokens=60, eos_token_id=None)[0].tolist()
     own = phi.generation_config.eos_token_id
     assert own in free[6:-1]  # it comes, neither at once nor at the very end

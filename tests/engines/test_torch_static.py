@@ -5,7 +5,14 @@ import functools
 import pytest
 import torch
 from helpers import build, left_padded, prompt_ids
-from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from decodeloop import TorchDecoder, generate
 from decodeloop.engines.kernels.merged_linear import linears_by_input, with_merged_linears
@@ -17,7 +24,6 @@ def test_tokens_are_those_of_generate_while_the_buffers_grow(llama):
         ids, mask = left_padded(lengths)
         options = {"attention_mask": mask, "max_new_tokens": 350, "eos_token_id": None}
         assert torch.equal(decoder.generate(ids, **options), llama.generate(ids, do_sample=False, **options))
-    assert sorted(decoder.steps.kept) == [(1, 320), (1, 640), (2, 384), (2, 768), (3, 320), (3, 640)][-4:]
 
 
 def test_learned_positions_are_counted_from_each_rows_start():
@@ -76,8 +82,9 @@ def test_layers_that_do_not_keep_everything_are_refused():
     model = build(MistralForCausalLM, MistralConfig, num_key_value_heads=2, sliding_window=5)
     with pytest.raises(ValueError, match=r"MistralForCausalLM keeps a StaticSlidingWindowLayer.*decodeloop.generate"):
         TorchDecoder(model)
-    with pytest.raises(ValueError, match="conv_states"):
-        TorchDecoder(build(MambaForCausalLM, MambaConfig, state_size=4))
+    local = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 5}
+    with pytest.raises(ValueError, match=r"GPTNeoForCausalLM has local attention.*decodeloop.generate"):
+        TorchDecoder(build(GPTNeoForCausalLM, GPTNeoConfig, **local))
 
 
 def test_a_capacity_must_hold_the_prompt(phi):
@@ -102,7 +109,7 @@ def test_no_room_names_the_bytes_and_leaves_the_decoder_usable(phi, monkeypatch)
 
     monkeypatch.setattr(torch, "zeros", no_memory)
     with pytest.raises(
-        MemoryError, match=r"no room on cpu for a cache of 98,304 bytes \(0.0 GiB\): ask for fewer rows"
+        MemoryError, match=r"no room on cpu for a cache of 393,216 bytes \(0.0 GiB\): ask for fewer rows"
     ):
         decoder.generate(prompt_ids(3, 5), max_new_tokens=5)
     monkeypatch.undo()

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from helpers import left_padded, prompt_ids
+from transformers import GenerationConfig
 
 from decodeloop import OnnxDecoder, TorchDecoder, perplexity, verify
 
@@ -70,10 +71,10 @@ def test_a_near_tie_is_told_from_a_bug(phi):
     best, second = logits.topk(2).indices.tolist()
     tied = copy.deepcopy(phi)  # the two best tokens all but equal ...
     with torch.no_grad():
-        tied.lm_head.bias[second] += logits[best] - logits[second] - 1e-6
+        tied.lm_head.bias[second] += logits[best] - logits[second] - 5e-6
     other = copy.deepcopy(tied)  # ... and then the other way round
     with torch.no_grad():
-        other.lm_head.bias[second] += 3e-6
+        other.lm_head.bias[second] += 1.5e-5
     report = verify(tied, other, prompt_ids(1, 6), max_new_tokens=1)
     assert (report.divergence.expected, report.divergence.got) == (best, second)
     assert report.divergence.near_tie
@@ -133,7 +134,7 @@ def test_nothing_is_compared_after_a_row_ended(phi, phi_graph):
 
 
 def test_a_graph_of_another_model_is_named(phi, llama_graph):
-    with pytest.raises(ValueError, match="'phi', 2, 32.* and .'llama', 2, 32.: not the same model"):
+    with pytest.raises(ValueError, match="'phi', 2, 128.* and .'llama', 2, 32.: not the same model"):
         verify(phi, llama_graph.path, prompt_ids(1, 2))
 
 
@@ -148,19 +149,19 @@ def test_bad_arguments_are_named(phi, llama):
         verify(phi, 3, prompt_ids(1, 2))
 
 
-def test_perplexity_is_that_of_the_models_own_loss(llama, llama_graph, phi, phi_graph, phi_shared):
+def test_perplexity_is_that_of_the_models_own_loss(llama, llama_graph, phi, phi_graph, phi_fused):
     ids = prompt_ids(1, 20)
-    for model, graphs in ((llama, [llama_graph]), (phi, [phi_graph, phi_shared])):
+    for model, graphs in ((llama, [llama_graph]), (phi, [phi_graph, phi_fused])):
         expected = float(model(ids, labels=ids).loss.detach().exp())
         for decoder in (model, *(graph.path for graph in graphs)):
             assert perplexity(decoder, ids) == pytest.approx(expected, rel=1e-4)
 
 
-def test_perplexity_leaves_padding_out(phi, phi_shared):
+def test_perplexity_leaves_padding_out(phi, phi_fused):
     ids, mask = left_padded([20, 5])
     losses = [torch.tensor(perplexity(phi, row[None, -n:])).log() for row, n in zip(ids, (20, 5), strict=True)]
     expected = float(((19 * losses[0] + 4 * losses[1]) / 23).exp())
-    for decoder in (phi, phi_shared.path):
+    for decoder in (phi, phi_fused.path):
         assert perplexity(decoder, ids, attention_mask=mask) == pytest.approx(expected, rel=1e-4)
 
 
@@ -179,3 +180,50 @@ def test_one_decoder_is_not_compared_with_itself(phi_graph):
     decoder = OnnxDecoder(phi_graph.path, device="cpu")
     with pytest.raises(ValueError, match="are one OnnxDecoder, which has one cache"):
         verify(decoder, decoder, prompt_ids(1, 3))
+
+
+def test_generate_itself_is_asked_too(phi):
+    ids, mask = left_padded([9, 4])
+    report = verify(phi, TorchDecoder(phi), ids, attention_mask=mask, max_new_tokens=6, eos_token_id=None)
+    assert (report.generated, report.generate_divergences) == (12, [])
+    assert report.agrees
+
+
+def test_two_loops_that_are_wrong_alike_are_found(phi, monkeypatch):
+    """Both say the same, and ``model.generate`` does not."""
+    ids = prompt_ids(2, 7)
+    right = phi.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=None)
+    other = right.clone()
+    other[1, 7 + 3] = (other[1, 7 + 3] + 1) % 97
+    monkeypatch.setattr(phi, "generate", lambda *given, **options: other)
+    report = verify(phi, TorchDecoder(phi), ids, max_new_tokens=6, eos_token_id=None)
+    assert report.same_tokens
+    assert not report.agrees
+    (divergence,) = report.generate_divergences
+    assert (divergence.row, divergence.step, divergence.expected, divergence.got) == (1, 3, right[1, 10], other[1, 10])
+    assert report.generated == 6 + 4
+    assert "; model.generate leaves the reference at step 3" in str(report)
+
+
+def test_a_near_tie_with_generate_is_no_difference(phi):
+    report = verify(edited(phi, keep, second_above_best(1e-6)), phi, prompt_ids(1, 6), max_new_tokens=4)
+    assert report.generate_divergences[0].near_tie
+
+
+def test_a_graph_as_reference_has_no_generate(phi, phi_graph):
+    report = verify(OnnxDecoder(phi_graph.path, device="cpu"), phi, prompt_ids(1, 5), max_new_tokens=4)
+    assert report.generated is None
+    assert report.agrees
+
+
+def test_both_choose_as_the_checkpoint_says(phi, monkeypatch):
+    ids = prompt_ids(1, 6)
+    settings = GenerationConfig(repetition_penalty=1.5, suppress_tokens=[36, 73], pad_token_id=0, stop_strings=["x"])
+    monkeypatch.setattr(phi, "generation_config", settings)
+    report = verify(phi, TorchDecoder(phi), ids, max_new_tokens=12)
+    assert report.agrees
+    assert (report.tokens, report.generated) == (12, 12)
+    broken = copy.deepcopy(phi)
+    with torch.no_grad():
+        broken.lm_head.bias[36] += 100  # which is banned in both
+    assert verify(phi, broken, ids, max_new_tokens=3).same_tokens

@@ -1,9 +1,11 @@
 """Loading: the bundled model, directories, shapes, and what is said when something is missing."""
 
+import os
 import subprocess
 import sys
 import textwrap
 
+import numpy
 import pytest
 import torch
 from helpers import build
@@ -19,7 +21,8 @@ PROMPT = '''def print_prime(n):
 
 
 @pytest.fixture(scope="module")
-def bundled():
+def default():
+    """What is loaded when nothing is said: on a GPU where there is one."""
     return decodeloop.load()
 
 
@@ -29,10 +32,10 @@ def folder(llama, tmp_path):
     return tmp_path / "tiny"
 
 
-def complete(bundled, prompt, **options):
-    ids = bundled.tokenizer(prompt, return_tensors="pt").input_ids
-    tokens = decodeloop.generate(bundled.model, ids.to(bundled.model.device), max_new_tokens=120, **options)[0]
-    return tokens, bundled.tokenizer.decode(tokens, skip_special_tokens=True)
+def complete(default, prompt, **options):
+    ids = default.tokenizer(prompt, return_tensors="pt").input_ids
+    tokens = decodeloop.generate(default.model, ids.to(default.model.device), max_new_tokens=120, **options)[0]
+    return tokens, default.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def run_and_print(source, n):
@@ -43,18 +46,18 @@ def run_and_print(source, n):
     return printed
 
 
-def test_the_bundled_model_is_the_default(bundled):
-    assert (bundled.name, bundled.weights, bundled.source) == ("bundled", "trained", "bundled")
-    assert bundled.model.config.model_type == "phi"
-    assert not bundled.model.training
-    expected = torch.float32 if bundled.model.device.type == "cpu" else torch.float16
-    assert decodeloop.get_weight_type(bundled.model) == expected
+def test_the_bundled_model_is_the_default(default):
+    assert (default.name, default.weights, default.source) == ("bundled", "trained", "bundled")
+    assert default.model.config.model_type == "phi"
+    assert not default.model.training
+    expected = torch.float32 if default.model.device.type == "cpu" else torch.float16
+    assert decodeloop.get_weight_type(default.model) == expected
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\n   "])
-def test_the_bundled_model_answers_the_pages_prompt(bundled, ending):
-    tokens, text = complete(bundled, PROMPT + ending)
-    assert int(tokens[-1]) == bundled.tokenizer.eos_token_id
+def test_the_bundled_model_answers_the_pages_prompt(default, ending):
+    tokens, text = complete(default, PROMPT + ending)
+    assert int(tokens[-1]) == default.tokenizer.eos_token_id
     assert text.startswith(PROMPT)
     for n in (1, 2, 3, 10, 30):
         assert [int(p) for p in run_and_print(text, n)] == [
@@ -62,14 +65,13 @@ def test_the_bundled_model_answers_the_pages_prompt(bundled, ending):
         ]
 
 
-def test_the_three_loops_agree_on_the_bundled_model(bundled, tmp_path):
-    report = decodeloop.export_onnx(bundled.model, tmp_path / "model.onnx")
-    decoder = decodeloop.OnnxDecoder(report.path)
+def test_three_loops_agree_on_the_bundled_model(bundled, bundled_graphs):
+    decoder = decodeloop.OnnxDecoder(bundled_graphs["dynamo"].path, device="cpu")
     lines = ["def add(a, b):\n", "class Stack:\n", "import os\n", "for i in range(10):\n", PROMPT, "x", '"""', "\n\n"]
     prompts = lines + ["# " + " ".join(["word"] * n) for n in range(1, 13)]
     assert len(prompts) == 20
     for prompt in prompts:
-        ids = bundled.tokenizer(prompt, return_tensors="pt").input_ids.to(bundled.model.device)
+        ids = bundled.tokenizer(prompt, return_tensors="pt").input_ids
         expected = bundled.model.generate(ids, max_new_tokens=40, do_sample=False)
         assert torch.equal(decodeloop.generate(bundled.model, ids, max_new_tokens=40), expected)
         assert torch.equal(decoder.generate(ids, max_new_tokens=40), expected)
@@ -88,17 +90,14 @@ def test_the_bundled_model_loads_without_a_network_and_in_under_a_second():
         import torch, transformers, decodeloop
         from transformers import AutoModelForCausalLM, AutoTokenizer, PhiForCausalLM, PreTrainedTokenizerFast
         socket.socket = socket.create_connection = socket.getaddrinfo = refuse
-        began = time.perf_counter()
+        began = time.process_time()
         loaded = decodeloop.load(device="cpu")
-        print(time.perf_counter() - began)
+        print(time.process_time() - began)
         assert loaded.tokenizer("x").input_ids
     """
-    times = []
-    for _ in range(2):  # the second run finds the files in the page cache
-        result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        times.append(float(result.stdout))
-    assert min(times) < 3  # a second on a quiet machine; the bound leaves room for a busy one
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < 1  # of this process alone: a busy machine takes longer by the clock
 
 
 def test_random_weights_are_the_same_every_time_and_leave_torchs_seed_alone(bundled):
@@ -140,7 +139,7 @@ def test_phi_1_5_has_its_published_size():
 
     config, generation = published_shape("microsoft/phi-1_5")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     assert sum(p.numel() for p in model.parameters()) == 1_418_270_720
     assert model.config.rope_parameters["partial_rotary_factor"] == 0.5
     assert generation.eos_token_id == 50256
@@ -167,13 +166,49 @@ def test_pickled_weights_are_not_read(tmp_path):
         decodeloop.load(tmp_path)
 
 
-def test_bad_arguments_are_named(folder):
-    with pytest.raises(ValueError, match="dtype='int8': expected \"auto\", or a floating-point type"):
-        decodeloop.load(folder, dtype="int8")
-    with pytest.raises(ValueError, match="device='gpu': expected \"auto\""):
-        decodeloop.load(folder, device="gpu")
-    with pytest.raises(ValueError, match="name='a/b/c': expected \"bundled\", an existing directory, or a hub id"):
-        decodeloop.load("a/b/c")
+@pytest.mark.parametrize(
+    "name", [5, None, b"bundled", ["bundled"], "", "  ", "a/b/c", "a\0b", "x" * 5000, "~nobody-of-that-name/x"]
+)
+def test_what_can_be_no_name_is_refused(name):
+    with pytest.raises(ValueError, match='^name=.*: expected "bundled", an existing directory, or a hub id') as caught:
+        decodeloop.load(name)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("device", ["gpu", None, 1.5, "meta", "mps:7", "xpu", "cuda:-1", ""])
+def test_a_device_that_cannot_be_used_is_refused(folder, device):
+    with pytest.raises(ValueError, match='^device=.*: expected "auto", "cpu" or "cuda"'):
+        decodeloop.load(folder, device=device)
+
+
+@pytest.mark.parametrize("dtype", ["int8", torch.int8, "float8_e4m3fn", "", None, 5, float, numpy.dtype("float16")])
+def test_a_type_that_is_no_floating_point_type_is_refused(folder, dtype):
+    with pytest.raises(ValueError, match='^dtype=.*: expected "auto", or a floating-point type'):
+        decodeloop.load(folder, dtype=dtype)
+
+
+def test_a_loaded_model_is_no_name(bundled):
+    with pytest.raises(ValueError, match="^name=<?Loaded") as caught:
+        decodeloop.load(bundled)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_file_in_place_of_its_folder_is_named(folder):
+    with pytest.raises(FileNotFoundError, match="model.safetensors' is a file: expected a folder with config.json"):
+        decodeloop.load(folder / "model.safetensors")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="no permission is denied to this user")
+def test_a_folder_that_may_not_be_read_is_named(folder):
+    folder.chmod(0)
+    try:
+        with pytest.raises(PermissionError, match="tiny' cannot be read: its permissions forbid it"):
+            decodeloop.load(folder)
+    finally:
+        folder.chmod(0o700)
+
+
+def test_a_shape_that_is_not_known_is_said_with_the_known_ones():
     with pytest.raises(ValueError, match="shape of 'some/model' is not known.*Known shapes: HuggingFaceTB"):
         decodeloop.load("some/model", random_weights=True)
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from textwrap import dedent
 
 import build
 import pytest
@@ -46,6 +47,13 @@ def test_every_public_name_is_in_the_api_reference():
     decodeloop = pytest.importorskip("decodeloop")
     listed = set(re.findall(r"^   (\w+)$", (ROOT / "docs" / "api.rst").read_text(), flags=re.MULTILINE))
     assert listed == set(decodeloop.__all__)
+
+
+def test_code_on_the_landing_page_runs(capsys):
+    text = (ROOT / "docs" / "index.rst").read_text()
+    (code,) = re.findall(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", text, flags=re.MULTILINE)
+    exec(dedent(code), {})
+    assert "def factorial(n):" in capsys.readouterr().out
 
 
 def test_each_kind_of_build_has_its_own_folder():

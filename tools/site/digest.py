@@ -8,8 +8,9 @@ saying what of it, with all that it binds. A file that is no Python, such as the
 its name or its folder's.
 
 Not reached is what only an annotation names, since that runs nothing (its text does count). So a method called on an
-argument counts where its class is named, as whoever makes the object must. The limits: code kept in strings, names
-looked up by a string in a module that is not named beside it, and classes that another library finds by itself.
+argument counts where its class is named, as whoever makes the object must. The limits: code kept in strings, a name
+looked up by a string in a module that is not named beside it, a module imported only for what that does, and a class
+that another library finds by itself.
 
 What is digested are syntax trees: comments, docstrings, layout and the module that a definition stands in do not count.
 """
@@ -63,8 +64,10 @@ class Package:
     def reached(self, script: Path) -> set[Name]:
         """What a page reaches. A name that the package does not have, as an old page may use, is among it."""
         tree = ast.parse(script.read_bytes())
-        origins = dict(imported(tree, ""))
-        paths = [".".join([origins[first], *rest]) for first, *rest in chains(tree) if first in origins]
+        origins = list(imported(tree, ""))
+        paths = [
+            ".".join([origin, *rest]) for first, *rest in chains(tree) for name, origin in origins if name == first
+        ]
         found: set[Name] = set()
         waiting = {name for path in paths for name in self._at(path)}
         while waiting:

@@ -78,8 +78,8 @@ def tensors_to_cache(
             f"({config.model_type}) has {len(layers)} layers. Do they belong to the same model?"
         )
     if config is not None:
-        _check_heads(pairs, config)
-    length = _text_length(pairs, layers) if length is None else length
+        check_heads(pairs, config)
+    length = text_length(pairs, layers) if length is None else length
     for index, (layer, (keys, values)) in enumerate(zip(layers, pairs, strict=True)):
         held = keys.shape[2]
         if not tokens_needed(layer, length) <= held <= length:
@@ -140,32 +140,6 @@ def tensors_to_legacy(tensors: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tens
     return tuple(zip(tensors[::2], tensors[1::2], strict=True))
 
 
-def check_cache(cache: Cache, config: PreTrainedConfig, batch: int) -> None:
-    """Refuse a cache that another model filled, or for another batch.
-
-    Raises
-    ------
-    ValueError
-        If layers, heads, head size or rows differ from the model's and the prompt's.
-    """
-    try:
-        tensors = cache_to_tensors(cache)
-    except ValueError:
-        return  # empty, or more than keys and values: the model itself judges those
-    pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
-    expected = len(_layer_shapes(config))
-    if len(pairs) != expected:
-        raise ValueError(
-            f"past_key_values has {len(pairs)} layers; the configuration ({config.model_type}) has {expected}. "
-            "Is it the cache of another model?"
-        )
-    _check_heads(pairs, config)
-    if tensors[0].shape[0] != batch:
-        raise ValueError(
-            f"past_key_values has {tensors[0].shape[0]} rows and input_ids has {batch}: expected the same."
-        )
-
-
 def kv_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
     """``(layers, key/value heads, head size)`` of a decoder's cache, read off its configuration.
 
@@ -216,7 +190,7 @@ def _pair(item: Any, index: int) -> tuple[Any, Any]:
     return keys, values
 
 
-def _text_length(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], layers: Sequence[Any]) -> int:
+def text_length(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], layers: Sequence[Any]) -> int:
     """The length of the text whose keys these are: a layer tells, unless its window is exactly full."""
     held = [keys.shape[2] for keys, _ in pairs]
     telling = [
@@ -239,7 +213,7 @@ def _layer_shapes(config: PreTrainedConfig) -> list[tuple[int, int]]:
     return [kv_shape(c)[1:] for c, layer in zip(each, cache.layers, strict=False) if id(layer) in own]
 
 
-def _check_heads(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], config: PreTrainedConfig) -> None:
+def check_heads(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], config: PreTrainedConfig) -> None:
     if getattr(config.get_text_config(decoder=True), "kv_lora_rank", None):
         return  # what is cached is not of the heads' size
     for index, ((keys, _), expected) in enumerate(zip(pairs, _layer_shapes(config), strict=True)):

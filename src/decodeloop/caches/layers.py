@@ -16,10 +16,18 @@ from typing import Any
 
 import torch
 from transformers import cache_utils
-from transformers.cache_utils import Cache, StaticLayer, StaticSlidingWindowLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+)
 
 _KNOWN = {"keys", "values", "cumulative_length", "_sliding_window_tensor"}
 _PLACEHOLDER = getattr(cache_utils, "DummyLayer", ())  # newer versions: a layer that borrows another layer's cache
+#: Kinds of layers that can go back, once they are told that they will have to.
+REWINDABLE = (DynamicLayer, DynamicSlidingWindowLayer, _PLACEHOLDER)
 
 
 def kv_layers(cache: Cache) -> list[Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from decodeloop.decoding.prompt import Prompt
@@ -22,14 +23,28 @@ class Engine(Protocol):
     device: torch.device
     vocab_size: int | None
     max_positions: int | None
-    eos_token_id: int | list[int] | None
-    pad_token_id: int | None
     runs_async: bool  # a step is only queued, and can be rewound: the end is looked for while the next one runs
     generation: int  # counts the generations: a stream that another one has overtaken must not go on
 
     @property
+    def lock(self) -> Lock:
+        """Held while a step runs, or a generation that is run to its end: see :func:`exclusive`."""
+
+    @property
     def config(self) -> PreTrainedConfig | None:
         """The model's, where it is known."""
+
+    @property
+    def generation_config(self) -> GenerationConfig | None:
+        """What the checkpoint says of decoding: special tokens, penalties, bans. None where nothing tells."""
+
+    def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
+        """Refuse a generation that this engine cannot do, before anything is run.
+
+        Raises
+        ------
+        ValueError
+        """
 
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         """Forget earlier text and make room for ``capacity`` positions; how many of them ``past`` fills already.
@@ -48,6 +63,33 @@ class Engine(Protocol):
 
     def cache(self) -> Cache:
         """The cache as transformers knows it."""
+
+
+class Lock(Protocol):
+    """A lock that the thread which holds it may take again, such as ``threading.RLock()``."""
+
+    def acquire(self, blocking: bool = ...) -> bool: ...
+    def release(self) -> None: ...
+
+
+@contextlib.contextmanager
+def exclusive(engine: Engine) -> Iterator[None]:
+    """Within the block, no other thread uses the engine.
+
+    Raises
+    ------
+    RuntimeError
+        At once, if another one does: waiting would let two generations take turns on one cache.
+    """
+    if not engine.lock.acquire(blocking=False):
+        raise RuntimeError(
+            f"{engine.name} is at work in another thread, and a decoder runs one generation at a time: open a decoder "
+            "for each thread, or let them take turns."
+        )
+    try:
+        yield
+    finally:
+        engine.lock.release()
 
 
 class StepCache(Protocol):

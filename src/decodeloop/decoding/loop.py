@@ -7,6 +7,7 @@ in anything but the logits.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NoReturn, TypedDict, Unpack, overload
@@ -15,10 +16,11 @@ import torch
 from tqdm import tqdm
 
 from decodeloop.checks import check_count
-from decodeloop.decoding.engine import Engine, Past
+from decodeloop.decoding.engine import Engine, Past, exclusive
+from decodeloop.decoding.greedy import Greedy, greedy, no_token
 from decodeloop.decoding.lookup import PromptLookup
 from decodeloop.decoding.prompt import Prompt, check_prompt
-from decodeloop.decoding.sampling import Choose, Sampler, greedy
+from decodeloop.decoding.sampling import Chooser, Sampler
 from decodeloop.decoding.stopping import PadToken, Stopping, TokenIds, Watch, stopping
 
 
@@ -68,7 +70,7 @@ def run(
     steps = []
     if streamer is not None:
         streamer.put(input_ids.cpu())
-    with _progress(progress, options) as bar:
+    with exclusive(engine), _progress(progress, options) as bar:
         for tokens in stream:
             steps.append(tokens[:, None])
             bar.update()
@@ -76,12 +78,11 @@ def run(
                 streamer.put(tokens.cpu())
             if on_token is not None:
                 on_token(tokens)
+        cache = engine.cache() if return_cache and steps else options.get("past_key_values")
     if streamer is not None:
         streamer.end()
     text = torch.cat([input_ids.to(torch.int64), *steps], dim=-1)
-    if not return_cache:
-        return text
-    return text, engine.cache() if steps else options.get("past_key_values")
+    return (text, cache) if return_cache else text
 
 
 def decode(
@@ -107,24 +108,40 @@ def decode(
         max_new_tokens=new,
         vocab_size=engine.vocab_size,
         max_positions=engine.max_positions,
-    ).to(engine.device)
+    )
+    _check_kinds(sampler, lookup)
+    engine.check(prompt, new, past_key_values, rewinds=lookup is not None)
+    prompt = prompt.to(engine.device)
     stop = stopping(engine, eos_token_id, pad_token_id, stop_strings, tokenizer)
+    if sampler is None:
+        choose: Greedy | Chooser = greedy(engine, prompt, new, stop.eos_token_ids)
+    else:
+        choose = sampler.start(prompt, stop.eos_token_ids)
     if lookup is None:
-        choose = greedy if sampler is None else sampler.start(prompt, stop.eos_token_ids)
         steps = _one_by_one(engine, prompt, new, stop, choose, past_key_values)
     else:
-        _check_lookup(prompt, sampler)
-        steps = _looked_up(engine, prompt, new, stop, lookup, past_key_values)
-    return (tokens.to(input_ids.device) for tokens in steps)
+        steps = _looked_up(engine, prompt, new, stop, _checked_lookup(prompt, choose), lookup, past_key_values)
+    return (tokens.to(input_ids.device) for tokens in _exclusively(engine, steps))
+
+
+def _exclusively(engine: Engine, steps: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The same steps, during none of which another thread uses the engine; between them, it may start anew."""
+    while True:
+        with exclusive(engine):
+            tokens = next(steps, None)
+        if tokens is None:
+            return
+        yield tokens
 
 
 def _one_by_one(
-    engine: Engine, prompt: Prompt, max_new_tokens: int, stop: Stopping, choose: Choose, past: Past | None
+    engine: Engine, prompt: Prompt, max_new_tokens: int, stop: Stopping, choose: Greedy | Chooser, past: Past | None
 ) -> Iterator[torch.Tensor]:
     batch, length = prompt.input_ids.shape
     text = prompt.input_ids.new_empty(batch, length + max_new_tokens)
     text[:, :length] = prompt.input_ids
-    ended, watch, generation = torch.zeros(batch, dtype=torch.bool, device=text.device), Watch(text.device), 0
+    ended = torch.zeros(batch, dtype=torch.bool, device=text.device)
+    watch, generation = Watch(batch, text.device), 0
     for step in range(max_new_tokens):
         so_far = text[:, : length + step]
         unread = so_far[:, -1:] if step else _start(engine, prompt, max_new_tokens, past)
@@ -139,14 +156,23 @@ def _one_by_one(
         text[:, length + step] = new
         if stop.possible:
             ended |= stop.done(text[:, : length + step + 1])
-            watch.post(ended)
+        watch.post(ended, choose.best)
+        over = not engine.runs_async and watch.over()
         yield new
-        if not engine.runs_async and watch.over():
+        if over:
             return
+    if engine.runs_async:
+        watch.over()  # the last token's score was not looked at yet
 
 
 def _looked_up(
-    engine: Engine, prompt: Prompt, max_new_tokens: int, stop: Stopping, lookup: PromptLookup, past: Past | None
+    engine: Engine,
+    prompt: Prompt,
+    max_new_tokens: int,
+    stop: Stopping,
+    choose: Greedy,
+    lookup: PromptLookup,
+    past: Past | None,
 ) -> Iterator[torch.Tensor]:
     """Propose, check, commit: each pass reads the last token and a guess, and keeps what the model would have said."""
     lookup.start()
@@ -157,9 +183,12 @@ def _looked_up(
         guess = text[:, :0] if first else lookup.guess(text[0], left - 1)[None]
         generation = _still(engine, generation)
         logits = engine.forward(torch.cat([unread, guess], dim=-1), all_logits=not first)
-        best = logits[:, -1 - guess.shape[1] :].argmax(-1)
-        right = int((best[:, :-1] == guess).int().cumprod(-1).sum())
-        new, over = _up_to_stop(text, best[:, : right + 1], stop)
+        chosen = choose.along(text, guess, logits[:, -1 - guess.shape[1] :])
+        right = int((chosen[:, :-1] == guess).int().cumprod(-1).sum())
+        new, over = _up_to_stop(text, chosen[:, : right + 1], stop)
+        for step, score in enumerate(choose.best[0, : new.shape[1]].tolist(), max_new_tokens - left):
+            if not math.isfinite(score):
+                raise no_token(0, step, score)
         engine.rewind(guess.shape[1] + 1 - new.shape[1])  # what was read beyond the last token is forgotten
         text = torch.cat([text, new], dim=-1)
         left = 0 if over else left - new.shape[1]
@@ -180,20 +209,16 @@ def _start(
     engine: Engine, prompt: Prompt, max_new_tokens: int, past: Past | None, rewinds: bool = False
 ) -> torch.Tensor:
     """Start the engine; the part of the prompt that its cache does not hold yet."""
-    length = prompt.input_ids.shape[1]
-    seen = engine.start(prompt, length + max_new_tokens, past, rewinds)
-    if seen >= length:
-        raise ValueError(
-            f"past_key_values holds {seen} positions and input_ids has {length}: expected the whole text so far, "
-            "the cached part included, and at least one token more."
-        )
+    seen = engine.start(prompt, prompt.input_ids.shape[1] + max_new_tokens, past, rewinds)
     return prompt.input_ids[:, seen:]
 
 
 def _still(engine: Engine, generation: int) -> int:
     """The engine's generation, which must be the one that this stream began (0: it begins now)."""
     if generation and engine.generation != generation:
-        raise RuntimeError("this stream's decoder has started another generation: a decoder runs one at a time.")
+        raise RuntimeError(
+            "this stream's decoder has started another generation, or was closed: a decoder runs one at a time."
+        )
     return engine.generation
 
 
@@ -202,14 +227,21 @@ def _room(input_ids: torch.Tensor, max_length: int) -> int:
     return check_count("max_length", max_length, length, note="the length of the prompt") - length
 
 
-def _check_lookup(prompt: Prompt, sampler: Sampler | None) -> None:
-    if sampler is not None:
+def _check_kinds(sampler: Any, lookup: Any) -> None:
+    for name, given, kind in (("sampler", sampler, Sampler), ("lookup", lookup, PromptLookup)):
+        if not (given is None or isinstance(given, kind)):
+            raise ValueError(f"{name}={given!r}: expected a decodeloop.{kind.__name__}, or None.")
+
+
+def _checked_lookup(prompt: Prompt, choose: Greedy | Chooser) -> Greedy:
+    if isinstance(choose, Chooser):
         raise ValueError("lookup checks guesses against the most likely token: give lookup or sampler, not both.")
     if len(prompt.input_ids) > 1:
         raise ValueError(
             f"lookup with a batch of {len(prompt.input_ids)} rows: expected one row, since each row accepts another "
             "number of tokens. Call it for each row."
         )
+    return choose
 
 
 def _progress(wanted: bool, options: DecodeOptions) -> tqdm[NoReturn]:

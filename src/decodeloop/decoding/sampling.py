@@ -23,17 +23,10 @@ from transformers import (
 )
 
 from decodeloop.checks import is_count
+from decodeloop.decoding.greedy import no_token
 from decodeloop.decoding.prompt import Prompt
 
-#: ``choose(tokens so far [batch, length], logits [batch, vocabulary]) -> next tokens [batch]``
-Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
 _PADDING = 2**31 - 1  # stands for padding: no vocabulary has such a token
-
-
-def greedy(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """The most probable next token: ``[batch, vocabulary] -> [batch]``."""
-    return logits.argmax(-1)
 
 
 @dataclass(frozen=True)
@@ -165,7 +158,12 @@ class Sampler:
 
 
 class Chooser:
-    """Chooses the tokens of one generation, made by :meth:`Sampler.start`: call it once a step, as a :data:`Choose`."""
+    """Chooses the tokens of one generation, made by :meth:`Sampler.start`: call it once a step.
+
+    ``choose(tokens so far [batch, length], logits [batch, vocabulary])`` gives the next tokens ``[batch]``.
+    """
+
+    best = None  # unlike Greedy's, its scores are looked at as soon as there are any
 
     def __init__(self, sampler: Sampler, prompt: Prompt, eos_token_ids: Sequence[int]) -> None:
         rows, self.prompt_length = prompt.input_ids.shape
@@ -193,11 +191,7 @@ class Chooser:
         best = scores.amax(-1)
         if not bool(best.isfinite().all()):
             row = int((~best.isfinite()).nonzero()[0])
-            raise ValueError(
-                f"row {row} has no token to choose at step {step}, its best score is {best[row].item()}: either every "
-                "token is banned (bad_words_ids, no_repeat_ngram_size, min_new_tokens, processors), or the model "
-                "overflowed, which a wider dtype cures."
-            )
+            raise no_token(row, step, best[row].item())
         return self._draw(scores) if self.sampler.do_sample else scores.argmax(-1)
 
     def scores(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import torch
 from transformers.cache_utils import Cache
 
 from decodeloop.caches.buffer_pool import check_capacity
-from decodeloop.caches.convert import cache_to_tensors, tensors_to_cache
-from decodeloop.decoding.engine import Past, StepCache
+from decodeloop.caches.convert import tensors_to_cache
+from decodeloop.caches.past import past_tensors
+from decodeloop.decoding.engine import Past, StepCache, exclusive
 from decodeloop.decoding.loop import RunOptions, decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.onnx_buffers import present_name
@@ -20,6 +22,7 @@ from decodeloop.engines.onnx_session import OnnxSession
 from decodeloop.engines.onnx_shared_cache import SharedCache
 from decodeloop.export.file import has_shared_cache, identity, model_settings, read_graph, read_metadata
 from decodeloop.models.load import pick_device
+from decodeloop.models.rope import check_rope_length
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -30,7 +33,8 @@ class OnnxDecoder:
 
     The cache stays on the device and goes from step to step by address: nothing passes through numpy, and nothing is
     copied between the device and the host but the tokens. A decoder runs one generation at a time; starting the next
-    one forgets the cache of the last.
+    one forgets the cache of the last, and another thread that asks meanwhile gets a RuntimeError. ``with
+    OnnxDecoder(path) as decoder:`` closes it at the end of the block.
 
     Parameters
     ----------
@@ -64,6 +68,8 @@ class OnnxDecoder:
         Whether the session's threads spin.
     config : transformers PreTrainedConfig or None
         Of the model that was exported; None where the graph does not tell.
+    generation_config : transformers GenerationConfig or None
+        What the exported model's checkpoint says of decoding, which greedy decoding does; None where nothing tells.
     last_only : bool
         Whether the graph gives the logits of the last position alone.
 
@@ -120,7 +126,7 @@ class OnnxDecoder:
                     f"{self.name} is in float32, for which GroupQueryAttention has no CUDA kernel: export "
                     'the model in float16 or bfloat16, use exporter="dynamo", or device="cpu".'
                 )
-            self.config, self.eos_token_id, self.pad_token_id = model_settings(metadata, self.path)
+            self.config, self.generation_config = model_settings(metadata, self.path)
             self._session = OnnxSession(
                 self.path,
                 device,
@@ -141,27 +147,51 @@ class OnnxDecoder:
             )
         self.max_positions = getattr(self.config, "max_position_embeddings", None)
         self.last_only = self._session.outputs["logits"].shape[1] == 1
-        self.generation, self.runs_async = 0, self.device.type == "cuda"
+        self.generation, self.runs_async, self.lock = 0, self.device.type == "cuda", threading.RLock()
         kind = SharedCache if shared else GrowingCache
         self._cache: StepCache = kind(self._session, self.vocab_size, capacity)
 
     generate, stream = run, decode
 
+    def close(self) -> None:
+        """Let go of the session and its buffers, at once. A closed decoder generates no more; closing twice is fine."""
+        with exclusive(self):
+            self.generation += 1  # a stream that is still open must not go on
+            self.__dict__.pop("_cache", None)
+            self.__dict__.pop("_session", None)
+            self.__dict__.pop("session", None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_cache", "_session", "session") and "path" in self.__dict__:
+            raise RuntimeError(f"this decoder of {self.name} is closed: open the graph again.")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
+        """Refuse a text that outgrows the graph's rotary frequencies, and prompt lookup that lacks logits."""
+        longest = int(prompt.attention_mask.sum(-1).max()) + max_new_tokens
+        check_rope_length(self.config, longest, self.name, "a graph has one set")
+        if rewinds:
+            self._check_all_logits()
+
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         """Forget earlier text; the number of positions that ``past`` holds."""
         self.generation += 1
+        tensors = [] if past is None else past_tensors(past, self.config, *prompt.input_ids.shape)
         self._cache.start(prompt, capacity)
-        if past is not None:
-            self._cache.load(cache_to_tensors(past) if isinstance(past, Cache) else list(past))
+        if tensors:
+            self._cache.load(tensors)
         return self._cache.length
 
     def forward(self, tokens: torch.Tensor, all_logits: bool = False) -> torch.Tensor:
         """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``, overwritten later."""
-        if all_logits and tokens.shape[1] > 1 and self.last_only:
-            raise ValueError(
-                f"{self.name} gives the logits of the last position only, and this needs those of every position: "
-                'export it with logits="all".'
-            )
+        if all_logits and tokens.shape[1] > 1:
+            self._check_all_logits()
         return self._cache.forward(tokens, all_logits)
 
     def rewind(self, count: int) -> None:
@@ -175,6 +205,13 @@ class OnnxDecoder:
     def feeds(self) -> dict[str, torch.Tensor]:
         """The inputs of the step that ran last, by name: what to feed the session with to run it again."""
         return dict(self._cache.feeds())
+
+    def _check_all_logits(self) -> None:
+        if self.last_only:
+            raise ValueError(
+                f"{self.name} gives the logits of the last position only, and this needs those of every position: "
+                'export it with logits="all".'
+            )
 
     def _check_signature(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         past = [name for name in inputs if name.startswith("past_key_values.")]

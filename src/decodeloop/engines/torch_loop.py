@@ -3,83 +3,140 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal, Unpack, overload
 
 import torch
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache, StaticLayer
 
-from decodeloop.caches.convert import check_cache, tensors_to_cache
+from decodeloop.caches.layers import REWINDABLE
+from decodeloop.caches.past import flat_past, past_cache, past_length
 from decodeloop.decoding.engine import Past
 from decodeloop.decoding.loop import DecodeOptions, RunOptions, decode, run
 from decodeloop.decoding.prompt import Prompt
+from decodeloop.models.given import as_model, check_decoder
+from decodeloop.models.load import LoadedModel
+from decodeloop.models.rope import check_rope_length
 
 
 class TorchEngine:
-    """A transformers decoder with a cache that grows: :class:`decodeloop.decoding.engine.Engine` on PyTorch."""
+    """A transformers decoder with a cache that grows: :class:`decodeloop.decoding.engine.Engine` on PyTorch.
+
+    Raises
+    ------
+    ValueError
+        If the model is none that continues a text by a cache of keys and values.
+    """
 
     runs_async = False  # a sliding window cannot be rewound
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel | LoadedModel) -> None:
+        model = as_model(model)
+        check_decoder(model)
         config = model.config.get_text_config(decoder=True)
         accepts = inspect.signature(model.forward).parameters
         self.model, self.config = model, config
         self.name, self.device = type(model).__name__, model.device
         self.vocab_size = config.vocab_size
         self.max_positions = getattr(config, "max_position_embeddings", None)
-        self.eos_token_id = model.generation_config.eos_token_id
-        self.pad_token_id = model.generation_config.pad_token_id
-        self.generation = 0
+        self.generation, self.lock = 0, threading.RLock()
         self._accepts_positions = "position_ids" in accepts
         self._keeps = "logits_to_keep" in accepts
+        self._reread_after = _reread_after(model)
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The model's own, as it is now."""
+        return getattr(self.model, "generation_config", None) or GenerationConfig()
+
+    def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
+        if not rewinds:
+            return
+        check_rope_length(
+            self.config, prompt.input_ids.shape[1] + max_new_tokens, self.name, "prompt lookup reads across that"
+        )
+        kept = past if isinstance(past, Cache) and getattr(past, "layers", None) else DynamicCache(config=self.config)
+        fixed = next((layer for layer in kept.layers if type(layer) not in REWINDABLE), None)
+        if fixed is not None:
+            raise ValueError(
+                f"prompt lookup rewinds the cache of {self.name} where a guess was wrong, and a "
+                f"{type(fixed).__name__} cannot be rewound: leave lookup out."
+            )
 
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         self.generation += 1
         self.prompt = prompt
-        if past is None:
-            # a sliding layer forgets what leaves its window; one that rewinds may want it back
-            self.past: Cache = DynamicCache() if rewinds else DynamicCache(config=self.config)
-        else:
-            self.past = checked(past, self.config, len(prompt.input_ids))
-        self.length = int(self.past.get_seq_length())
+        batch, length = prompt.input_ids.shape
+        self.past: Cache = DynamicCache(config=self.config) if past is None else self._taken(past, batch, length)
+        self._check_room(capacity)
+        if rewinds:
+            self.past.activate_past_recording()
+        self.length = past_length(self.past)
+        self.text = prompt.input_ids[:, : self.length]
         return self.length
 
     @torch.no_grad()
     def forward(self, tokens: torch.Tensor, all_logits: bool = False) -> torch.Tensor:
-        self.length += tokens.shape[1]
+        new, before = tokens.shape[1], self.length
+        self.length += new
+        if self._reread_after is not None:
+            self.text = torch.cat([self.text, tokens], dim=-1)
+            if 0 < before <= self._reread_after < self.length:
+                tokens, self.past = self.text, DynamicCache(config=self.config)
         inputs: dict[str, Any] = {"attention_mask": self.prompt.mask(self.length)}
         if self._accepts_positions:
             inputs["position_ids"] = self.prompt.positions(self.length, tokens.shape[1])
         if self._keeps and not all_logits:
             inputs["logits_to_keep"] = 1
-        return self.model(input_ids=tokens, past_key_values=self.past, use_cache=True, **inputs).logits
+        logits = self.model(input_ids=tokens, past_key_values=self.past, use_cache=True, **inputs).logits
+        if before == 0 and past_length(self.past) != self.length:
+            raise ValueError(
+                f"{self.name} read {self.length} tokens and put {past_length(self.past)} into its cache: expected a "
+                "decoder, which keeps the keys and values of all that it has read."
+            )
+        return logits[:, -new:]
 
     def rewind(self, count: int) -> None:
-        if count:
-            self.past.crop(-count)
-            self.length -= count
+        self.past.crop(-count)  # of 0 too: what was recorded to be rewound is let go of
+        self.length -= count
+        self.text = self.text[:, : self.length]
 
     def cache(self) -> Cache:
+        for layer in self.past.layers:
+            if hasattr(layer, "record_past"):
+                layer.record_past = False
         return self.past
 
+    def _taken(self, past: Past, batch: int, length: int) -> Cache:
+        if not isinstance(past, Cache):
+            past = [tensor.to(self.device, self.model.dtype) for tensor in flat_past(past)]
+        return past_cache(past, self.config, batch, length)
 
-def checked(past: Past, config: PreTrainedConfig, batch: int) -> Cache:
-    """What a user hands on as a cache, if it can be this model's for so many rows; flat tensors are copied.
+    def _check_room(self, capacity: int) -> None:
+        for layer in self.past.layers:
+            if isinstance(layer, StaticLayer) and not layer.is_sliding and layer.max_cache_len < capacity - 1:
+                raise ValueError(
+                    f"past_key_values has room for {layer.max_cache_len} positions, and this needs {capacity - 1}: "
+                    "give a StaticCache of that length, or hand on cache_to_tensors(past_key_values), which grows."
+                )
 
-    Raises
-    ------
-    ValueError
-        If layers, heads, head size, lengths or rows are not the model's and the prompt's.
+
+def _reread_after(model: PreTrainedModel) -> int | None:
+    """The length beyond which ``generate`` reads the text again, since its keys were made with other frequencies.
+
+    The Phi-3 family does (longrope): its own ``prepare_inputs_for_generation`` forgets the cache there, once.
     """
-    cache = past if isinstance(past, Cache) else tensors_to_cache(past, config)
-    check_cache(cache, config, batch)
-    return cache
+    own = getattr(type(model), "prepare_inputs_for_generation", None)
+    if own is None or own is GenerationMixin.prepare_inputs_for_generation:
+        return None
+    return getattr(model.config, "original_max_position_embeddings", None)
 
 
 @overload
 def generate(
-    model: PreTrainedModel,
+    model: PreTrainedModel | LoadedModel,
     input_ids: torch.Tensor,
     *,
     return_cache: Literal[False] = False,
@@ -87,17 +144,25 @@ def generate(
 ) -> torch.Tensor: ...
 @overload
 def generate(
-    model: PreTrainedModel, input_ids: torch.Tensor, *, return_cache: Literal[True], **options: Unpack[RunOptions]
+    model: PreTrainedModel | LoadedModel,
+    input_ids: torch.Tensor,
+    *,
+    return_cache: Literal[True],
+    **options: Unpack[RunOptions],
 ) -> tuple[torch.Tensor, Past | None]: ...
 def generate(
-    model: PreTrainedModel, input_ids: torch.Tensor, *, return_cache: bool = False, **options: Unpack[RunOptions]
+    model: PreTrainedModel | LoadedModel,
+    input_ids: torch.Tensor,
+    *,
+    return_cache: bool = False,
+    **options: Unpack[RunOptions],
 ) -> torch.Tensor | tuple[torch.Tensor, Past | None]:
     """Continue a batch of prompts on PyTorch: one pass over the prompt, then one token at a time through the cache.
 
     Parameters
     ----------
-    model : transformers PreTrainedModel
-        A decoder, on any device.
+    model : transformers PreTrainedModel, or LoadedModel
+        A decoder, on any device. What :func:`decodeloop.load` returns brings its tokenizer along.
     input_ids : torch.Tensor
         int ``[batch, length]``; shorter rows are padded on the left.
     attention_mask : torch.Tensor, optional
@@ -116,12 +181,12 @@ def generate(
     tokenizer : transformers tokenizer, optional
         The model's.
     sampler : Sampler, optional
-        How the next token is chosen. Default: greedy, the most probable one.
+        How the next token is chosen. Default: greedy, the most probable one, as the model's generation_config has it.
     lookup : PromptLookup, optional
         Guess tokens from the text so far: the same greedy tokens in fewer passes. One row only.
     past_key_values : transformers Cache, or flat tensors, optional
         What an earlier call returned with ``return_cache``: its part of the text is not read again. ``input_ids`` is
-        still the whole text. The cache is extended in place.
+        still the whole text. The cache is extended in place; an empty one, ``DynamicCache()``, is filled.
     return_cache : bool, default False
         Also return the cache, which then holds all of the text but its last token.
     on_token : callable, optional
@@ -140,7 +205,21 @@ def generate(
     Raises
     ------
     ValueError
-        If an argument cannot be used; the message names it and what was expected.
+        If an argument cannot be used, the message names it and what was expected; or if a row has no token to choose,
+        since all are banned or the model overflowed.
+
+    Notes
+    -----
+    Without a sampler the tokens are those of ``model.generate(input_ids, do_sample=False)``, so what the checkpoint's
+    ``generation_config`` says is done, by the processors that transformers makes of it: penalties, bans, suppressed
+    and forced tokens, biases, least lengths, watermarks; its end tokens, ``stop_strings`` (which need the tokenizer)
+    and ``max_time`` end a row. How many tokens are written is this function's own: ``max_length`` and
+    ``max_new_tokens`` of the configuration are not read, and what only concerns drawing (``temperature``, ``top_p``)
+    has no effect. Beams, contrastive search, DoLa, guidance, constraints and token healing are refused in one line,
+    which names the setting. With a sampler, the sampler alone says how tokens are chosen.
+
+    A model of the Phi-3 family whose rotary embeddings have a second set of frequencies (longrope) reads its text
+    again once, when it outgrows ``original_max_position_embeddings``, as ``generate`` does.
 
     Examples
     --------
@@ -154,14 +233,20 @@ def generate(
     >>> cache.get_seq_length() == tokens.shape[1] - 1  # nothing has read the last token yet
     True
     """
+    if isinstance(model, LoadedModel):
+        options.setdefault("tokenizer", model.tokenizer)
     engine = TorchEngine(model)
     return run(engine, input_ids, return_cache=True, **options) if return_cache else run(engine, input_ids, **options)
 
 
-def stream(model: PreTrainedModel, input_ids: torch.Tensor, **options: Unpack[DecodeOptions]) -> Iterator[torch.Tensor]:
+def stream(
+    model: PreTrainedModel | LoadedModel, input_ids: torch.Tensor, **options: Unpack[DecodeOptions]
+) -> Iterator[torch.Tensor]:
     """The tokens of :func:`generate` as they come: an iterator of int64 ``[batch]``, one item for each step.
 
     Closing the iterator stops the decoding. Keywords are those of :func:`generate`, less the last four; they are
     checked at once, before the first token is asked for.
     """
+    if isinstance(model, LoadedModel):
+        options.setdefault("tokenizer", model.tokenizer)
     return decode(TorchEngine(model), input_ids, **options)

@@ -15,15 +15,18 @@ from transformers import PreTrainedModel, StaticCache
 from transformers.cache_utils import Cache, StaticLayer
 
 from decodeloop.caches.buffer_pool import BufferPool, no_room
-from decodeloop.caches.convert import cache_to_tensors, empty_tensors, tensors_to_cache
+from decodeloop.caches.convert import empty_tensors, tensors_to_cache
 from decodeloop.caches.layers import kv_layers, write_layer
+from decodeloop.caches.past import check_shapes, past_tensors
 from decodeloop.decoding.engine import Past
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.captured_step import CapturedStep
 from decodeloop.engines.cuda_graph import Capture
 from decodeloop.engines.kernels.merged_linear import with_merged_linears
-from decodeloop.engines.torch_loop import TorchEngine, checked
+from decodeloop.engines.torch_loop import TorchEngine
+from decodeloop.models.load import LoadedModel
+from decodeloop.models.rope import check_rope_length
 
 
 class TorchDecoder(TorchEngine):
@@ -34,7 +37,7 @@ class TorchDecoder(TorchEngine):
 
     Parameters
     ----------
-    model : transformers PreTrainedModel
+    model : transformers PreTrainedModel, or LoadedModel
         A decoder whose layers all attend to all earlier positions.
     capacity : int, optional
         Positions that the buffers hold at first; they grow when a generation needs more. At least the prompt's length.
@@ -53,17 +56,19 @@ class TorchDecoder(TorchEngine):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | LoadedModel,
         *,
         capacity: int | None = None,
         cuda_graph: bool | Literal["auto"] = "auto",
         compile: bool = False,
     ) -> None:
         super().__init__(model)
+        model = self.model
         layers = kv_layers(StaticCache(config=self.config, max_cache_len=1))
         other = next((type(layer).__name__ for layer in layers if type(layer) is not StaticLayer), None)
-        if other or not self._accepts_positions:
-            reason = f"keeps a {other}" if other else "takes no position ids"
+        local = "local" in (getattr(self.config, "attention_layers", None) or ())  # GPT-Neo: masked by the layers
+        if other or local or not self._accepts_positions:
+            reason = f"keeps a {other}" if other else "has local attention" if local else "takes no position ids"
             raise ValueError(
                 f"{type(model).__name__} {reason}, and a step that is the same from token to token cannot have that: "
                 "use decodeloop.generate(model, ...)."
@@ -72,18 +77,26 @@ class TorchDecoder(TorchEngine):
         self.runs_async = on_gpu
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
         self.forward_one = torch.compile(for_one_token(model).forward, dynamic=False) if compile else model.forward
-        self.steps = BufferPool(self._new_step, capacity)
+        self.steps: BufferPool[StaticStep] = BufferPool(capacity)
 
     generate, stream = run, decode
+
+    def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
+        """Refuse a text that outgrows its rotary frequencies: a step that is the same throughout has one set."""
+        longest = int(prompt.attention_mask.sum(-1).max()) + max_new_tokens
+        check_rope_length(self.config, longest, self.name, "a step that is the same from token to token has one set")
 
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         """Forget earlier text; the number of positions that ``past`` holds."""
         self.generation += 1
         self.prompt, self.length = prompt, 0
         batch, length = prompt.input_ids.shape
-        self.step: StaticStep = self.steps.start(batch, length, capacity)
-        if past is not None:
-            self._load(cache_to_tensors(checked(past, self.config, batch)))
+        tensors = [] if past is None else past_tensors(past, self.config, batch, length)
+        self.step = self.steps.start(self._new_step, batch, length, capacity)
+        self.step.clear()
+        if tensors:
+            check_shapes(tensors, self.config, batch)
+            self._load(tensors)
         self.step.set_length(prompt, self.length)
         return self.length
 
@@ -125,14 +138,14 @@ class TorchDecoder(TorchEngine):
     def _load(self, tensors: Sequence[torch.Tensor]) -> None:
         self.length = tensors[0].shape[2]
         if self.length > self.step.capacity:
-            self.step = self.steps.grow(len(tensors[0]), self.length, self.step.capacity)
+            self.step = self.steps.grow(self._new_step, len(tensors[0]), self.length, self.step.capacity)
         for index, layer in enumerate(self.step.layers):
             keys, values = tensors[2 * index : 2 * index + 2]
             write_layer(layer, keys.to(self.device), values.to(self.device), self.length)
 
     def _grow(self, needed: int) -> None:
         tensors = self._tensors() if self.length else []
-        self.step = self.steps.grow(len(self.prompt.input_ids), needed, self.step.capacity)
+        self.step = self.steps.grow(self._new_step, len(self.prompt.input_ids), needed, self.step.capacity)
         if tensors:
             self._load(tensors)
         self.step.set_length(self.prompt, self.length)
@@ -174,6 +187,9 @@ class PlacedLayer(StaticLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write at ``cache_position`` ``[new]``; the whole buffers."""
+        made, kept = ((each.shape[1], each.shape[3]) for each in (key_states, self.keys))
+        if made != kept:
+            raise ValueError(f"the model makes (heads, size) {made} of keys, and its configuration says {kept}.")
         self.keys.index_copy_(2, self.cache_position, key_states)
         self.values.index_copy_(2, self.cache_position, value_states)
         return self.keys, self.values
@@ -188,8 +204,7 @@ class StaticStep(CapturedStep):
 
     def __init__(self, decoder: TorchDecoder, batch: int, capacity: int) -> None:
         super().__init__(decoder.capture, batch, capacity, decoder.device)
-        self.decoder = decoder
-        device, dtype = decoder.device, decoder.model.dtype
+        device, dtype, self.forward_one = decoder.device, decoder.model.dtype, decoder.forward_one
         self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
         self.mask = torch.zeros(batch, 1, 1, capacity, dtype=dtype, device=device)
         self.cache = StaticCache(config=decoder.config, max_cache_len=capacity)
@@ -202,6 +217,12 @@ class StaticStep(CapturedStep):
         except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own
             each = sum(tensor.element_size() * tensor.shape[1] * tensor.shape[3] for tensor in pairs)
             raise no_room(device, batch * capacity * each) from error
+
+    def clear(self) -> None:
+        """Forget what an earlier text left: a NaN among it would stay one, however little weight a mask leaves it."""
+        for layer in self.layers:
+            layer.keys.zero_()
+            layer.values.zero_()
 
     def set_length(self, prompt: Prompt, length: int) -> None:
         """The buffers hold ``length`` positions of the prompt's rows and what they said."""
@@ -225,7 +246,7 @@ class StaticStep(CapturedStep):
         self.cache_position.add_(1)
         self.positions.add_(1)
         self.mask.index_fill_(3, self.cache_position, 0)
-        logits = self.decoder.forward_one(
+        logits = self.forward_one(
             input_ids=self.tokens,
             attention_mask=self.mask,
             position_ids=self.positions,

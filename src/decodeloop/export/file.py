@@ -12,9 +12,10 @@ from typing import Any
 import onnx
 import onnx_ir
 import torch
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, SynthIDTextWatermarkingConfig
 
 from decodeloop.export.checksums import graph_is_whole, is_sealed, weights_are_whole
+from decodeloop.quiet import quiet
 
 #: The key of the graph's metadata under which the exported model's limits and special tokens stand.
 METADATA = "decodeloop"
@@ -179,14 +180,30 @@ def has_shared_cache(metadata: dict[str, Any]) -> bool:
     return metadata.get("exporter") in ("fused", "gqa")
 
 
-def model_settings(metadata: dict[str, Any], path: Path) -> tuple[PreTrainedConfig | None, Any, Any]:
-    """Configuration, end-of-sequence ids and padding id: from the graph's metadata, else from the files beside it."""
-    if metadata:
-        return AutoConfig.for_model(**metadata["config"]), metadata["eos_token_id"], metadata["pad_token_id"]
-    if not (path.parent / "config.json").exists():
-        return None, None, None
-    config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
-    generation = GenerationConfig.from_model_config(config)
-    if (path.parent / "generation_config.json").exists():
-        generation = GenerationConfig.from_pretrained(path.parent)
-    return config.get_text_config(decoder=True), generation.eos_token_id, generation.pad_token_id
+def model_settings(metadata: dict[str, Any], path: Path) -> tuple[PreTrainedConfig | None, GenerationConfig | None]:
+    """What is known of a graph's model and its decoding: from the graph's metadata, else from the files beside it."""
+    with quiet():
+        if metadata:  # older graphs have the special tokens alone
+            said = dict(metadata.get("generation_config", {n: metadata[n] for n in ("eos_token_id", "pad_token_id")}))
+            if "keys" in (said.get("watermarking_config") or {}):  # transformers takes a dict for the other kind
+                said["watermarking_config"] = SynthIDTextWatermarkingConfig(**said["watermarking_config"])
+            return AutoConfig.for_model(**metadata["config"]), GenerationConfig.from_dict(said)
+        config = generation = None
+        if (path.parent / "config.json").exists():
+            whole = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
+            config, generation = whole.get_text_config(decoder=True), GenerationConfig.from_model_config(whole)
+        if (path.parent / "generation_config.json").exists():
+            generation = GenerationConfig.from_pretrained(path.parent)
+        return config, generation
+
+
+def generation_settings(config: GenerationConfig) -> dict[str, Any]:
+    """A generation_config as JSON can hold it; :func:`model_settings` reads it back."""
+    said = config.to_diff_dict()
+    for name in [name for name in said if name.startswith("_") or name == "transformers_version"]:
+        del said[name]
+    if isinstance(said.get("sequence_bias"), dict):  # JSON has no tuples for keys: transformers' other form of it
+        said["sequence_bias"] = [[list(tokens), bias] for tokens, bias in said["sequence_bias"].items()]
+    if said.get("watermarking_config") is not None:
+        said["watermarking_config"] = said["watermarking_config"].to_dict()
+    return said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
 from typing import Any
@@ -10,29 +9,18 @@ from typing import Any
 from transformers import DynamicCache, PreTrainedModel, cache_utils
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from decodeloop.models.given import check_decoder
+
 #: Kinds of cache layers whose state is keys and values of each token; the last one's has none, and younger than 5.17.
 CACHE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, getattr(cache_utils, "DummyLayer", None))
-#: Arguments by which models are handed what they keep instead of keys and values, and what that is.
-STATES = {
-    "cache_params": "a recurrent state (state-space or linear attention layers)",
-    "state": "a recurrent state",
-    "mems": "earlier hidden states (mems)",
-    "past_buckets_states": "hashed buckets of hidden states",
-}
 
 
 def refuse(model: PreTrainedModel) -> None:
     """Raise ValueError, in one line, if the graph's inputs cannot hold what the model needs; else do nothing."""
     name, config = type(model).__name__, model.config.get_text_config(decoder=True)
-    accepts = inspect.signature(model.forward).parameters
-    if model.config.is_encoder_decoder:
-        raise ValueError(f"{name} has an encoder: expected a decoder-only model.")
+    check_decoder(model)
     if getattr(config, "add_cross_attention", False):
         raise ValueError(f"{name} has cross-attention, to what an encoder made: expected a decoder-only model.")
-    if "past_key_values" not in accepts:
-        states = [argument for argument in accepts if argument in STATES]
-        kept = f"keeps {STATES[states[0]]}" if states else "keeps nothing between steps"
-        raise ValueError(f"{name} {kept}: expected a cache of keys and values (past_key_values).")
     scaling = getattr(config, "rope_parameters", None) or {}
     if any("dynamic" in str(p.get("rope_type")) for p in [scaling, *scaling.values()] if isinstance(p, dict)):
         raise ValueError(f"{name}'s rotary frequencies change with the length of the text: a graph has one set.")

@@ -18,7 +18,7 @@ import onnx_ir
 import torch
 from transformers import PreTrainedModel
 
-from decodeloop.export.file import METADATA
+from decodeloop.export.file import METADATA, generation_settings
 from decodeloop.export.fused import fusable, fused_decoder
 from decodeloop.export.save import check_target, save_graph
 from decodeloop.export.supported import one_line
@@ -171,6 +171,7 @@ def _metadata(model: PreTrainedModel, exporter: str) -> str:
             "config": config,
             "eos_token_id": model.generation_config.eos_token_id,
             "pad_token_id": model.generation_config.pad_token_id,
+            "generation_config": generation_settings(model.generation_config),
             "exporter": exporter,
             "dtype": str(get_weight_type(model)).removeprefix("torch."),
         },

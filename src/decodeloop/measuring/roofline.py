@@ -16,7 +16,7 @@ from decodeloop.caches.layers import kv_layers
 from decodeloop.checks import check_count
 from decodeloop.export.file import model_settings, read_graph, read_metadata
 from decodeloop.measuring.bandwidth import memory_bandwidth
-from decodeloop.models.load import get_weight_type
+from decodeloop.models.load import LoadedModel, get_weight_type
 
 if TYPE_CHECKING:
     from decodeloop.engines.onnx_decoder import OnnxDecoder
@@ -78,7 +78,7 @@ class Roofline:
 
 
 def roofline(
-    model: PreTrainedModel | OnnxDecoder | str | os.PathLike[str],
+    model: PreTrainedModel | LoadedModel | OnnxDecoder | str | os.PathLike[str],
     device: torch.device | str = "auto",
     *,
     length: int = 0,
@@ -93,7 +93,7 @@ def roofline(
 
     Parameters
     ----------
-    model : transformers PreTrainedModel, OnnxDecoder, or path of an ONNX graph
+    model : transformers PreTrainedModel, LoadedModel, OnnxDecoder, or path of an ONNX graph
         A graph's weights are counted as they are stored in it, so that a quantized one has a limit of its own.
     device : str or torch.device
         Whose memory is read; ``"auto"`` is CUDA where present.
@@ -123,6 +123,7 @@ def roofline(
     1.17 ms per step, 857.2 tokens/s: 22.1 MB of weights + 1.23 MB of cache at 20 GB/s
     """
     length, batch = check_count("length", length), check_count("batch", batch, 1)
+    model = model.model if isinstance(model, LoadedModel) else model
     path = model if isinstance(model, str | os.PathLike) else getattr(model, "path", None)
     if isinstance(model, PreTrainedModel):
         weights, config, dtype = _model(model)

@@ -161,14 +161,15 @@ def _reference(model: PreTrainedModel, text: Prompt) -> torch.Tensor:
     options = {"position_ids": text.positions(width, width)} if "position_ids" in accepts else {}
     kept = min(width, COMPARED + 16)
     keep = {"logits_to_keep": kept} if "logits_to_keep" in accepts else {}
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     try:
         model.eval()
         logits = model(
             input_ids=text.input_ids, attention_mask=text.attention_mask, use_cache=False, **options, **keep
         ).logits
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
     return logits[:, -kept:]
 
 
@@ -178,5 +179,8 @@ def _dtype(model: PreTrainedModel) -> str:
 
 def _way_out(model: PreTrainedModel) -> str:
     if model.dtype == torch.bfloat16 and model.device.type == "cpu":
-        return "A CPU has few kernels for bfloat16: cast the model to float32, or export it on a GPU."
+        return (
+            "A CPU has few kernels for bfloat16: cast the model to float32, export it on a GPU, or write it for "
+            "another machine with check=False."
+        )
     return 'exporter="dynamo" takes more models; check=False writes it all the same, to look into it.'

@@ -9,11 +9,13 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from decodeloop.export.write import Exporter, ExportReport, Logits, write_onnx
+from decodeloop.models.given import as_model
+from decodeloop.models.load import LoadedModel
 from decodeloop.proof.check import check_graph
 
 
 def export_onnx(
-    model: PreTrainedModel,
+    model: PreTrainedModel | LoadedModel,
     path: str | os.PathLike[str],
     *,
     exporter: Exporter = "dynamo",
@@ -29,7 +31,7 @@ def export_onnx(
 
     Parameters
     ----------
-    model : transformers PreTrainedModel
+    model : transformers PreTrainedModel, or LoadedModel
         A decoder that keeps keys and values. The graph has the dtype of its weights.
     path : str or path
         The file to write, in an existing folder; the weights go beside it, to ``<path>.data``, or, where that name is
@@ -82,6 +84,7 @@ def export_onnx(
     >>> report.graph, report.operators["GroupQueryAttention"], report.outputs["logits"]
     ('fused', 6, ['batch', 1, 3072])
     """
+    model = as_model(model)
     prove = functools.partial(check_graph, model=model) if check else _skip
     return write_onnx(model, Path(path), exporter, logits, prove)
 

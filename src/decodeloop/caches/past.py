@@ -1,0 +1,148 @@
+"""What is handed on from an earlier generation: checked, and brought into the form that an engine needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import Cache
+
+from decodeloop.caches.convert import (
+    cache_to_tensors,
+    check_heads,
+    tensors_to_cache,
+    tensors_to_legacy,
+    text_length,
+)
+from decodeloop.caches.layers import kv_layers, read_layer, tokens_needed
+
+
+def past_cache(past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig, batch: int, length: int) -> Cache:
+    """A past as a cache that a model can extend: the object itself if it is one, a copy of flat tensors.
+
+    Parameters
+    ----------
+    past : transformers Cache, or flat tensors
+        It may be empty, as ``DynamicCache()`` is.
+    config : transformers PreTrainedConfig
+        The model's.
+    batch, length : int
+        Of the text, of which the past holds less.
+
+    Raises
+    ------
+    ValueError
+        If layers, heads, head size, lengths or rows are not the model's and the text's.
+    """
+    if not isinstance(past, Cache):
+        past = tensors_to_cache(flat_past(past), config)
+    if _is_unused(past):
+        if not past.layers:  # DynamicCache(): it gets the model's kinds of layers
+            past.layers.extend(DynamicCache(config=config).layers)
+        return past
+    _check_length(past_length(past), length)
+    try:
+        states = [read_layer(layer) for layer in kv_layers(past)]
+    except ValueError:
+        _check_rows([layer.keys for layer in past.layers if getattr(layer, "keys", None) is not None], batch)
+        return past  # it holds more than keys and values
+    check_shapes([tensor for state in states for tensor in state[:2]], config, batch)
+    total = past_length(past)
+    for index, (own, (keys, _, seen)) in enumerate(zip(kv_layers(DynamicCache(config=config)), states, strict=True)):
+        if seen != total or not tokens_needed(own, total) <= keys.shape[2] <= total:
+            raise ValueError(
+                f"layer {index} of past_key_values holds {keys.shape[2]} tokens of a text of {seen}: expected "
+                f"{tokens_needed(own, total)} of {total}. Is it the cache of another model?"
+            )
+    return past
+
+
+def past_tensors(
+    past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig | None, batch: int, length: int
+) -> list[torch.Tensor]:
+    """A past as flat tensors of all of its text, to be copied into buffers; none where it is empty.
+
+    Raises
+    ------
+    ValueError
+        If it is not all there, or not of the text's rows, or no shorter than it.
+    """
+    if isinstance(past, Cache) and _is_unused(past):
+        return []
+    tensors = cache_to_tensors(past) if isinstance(past, Cache) else flat_past(past)
+    pairs = tensors_to_legacy(tensors)
+    held = sorted({keys.shape[2] for keys, _ in pairs})
+    if isinstance(past, Cache):
+        seen = past_length(past)
+    else:
+        layers = [] if config is None else kv_layers(DynamicCache(config=config))
+        seen = text_length(pairs, layers) if len(layers) == len(pairs) else held[-1]
+    _check_length(seen, length)
+    if held != [seen]:
+        raise ValueError(
+            f"past_key_values is of {seen} tokens, and its layers hold {held} of them: expected all of the text. What "
+            "a layer with a sliding window has dropped must be read again: leave past_key_values out."
+        )
+    _check_rows(tensors, batch)
+    return tensors
+
+
+def past_length(cache: Cache) -> int:
+    """How many tokens a cache has seen."""
+    return int(cache.get_seq_length())
+
+
+def check_shapes(tensors: Sequence[torch.Tensor], config: PreTrainedConfig, batch: int) -> None:
+    """Refuse flat tensors that another model filled, or for other rows.
+
+    Raises
+    ------
+    ValueError
+    """
+    pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
+    expected = len(kv_layers(DynamicCache(config=config)))
+    if len(pairs) != expected:
+        raise ValueError(
+            f"past_key_values has {len(pairs)} layers; the configuration ({config.model_type}) has {expected}. "
+            "Is it the cache of another model?"
+        )
+    check_heads(pairs, config)
+    _check_rows(tensors, batch)
+
+
+def flat_past(past: Any) -> list[torch.Tensor]:
+    """What is handed on as flat tensors, if that is what it is.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not (isinstance(past, Sequence) and past and all(isinstance(tensor, torch.Tensor) for tensor in past)):
+        kinds = sorted({type(item).__name__ for item in past}) if isinstance(past, Sequence) else [type(past).__name__]
+        raise ValueError(
+            f"past_key_values holds {', '.join(kinds) or 'nothing'}: expected a transformers cache, or tensors, the "
+            "keys and the values of each layer in turn, as cache_to_tensors gives them."
+        )
+    return list(past)
+
+
+def _is_unused(cache: Cache) -> bool:
+    if not hasattr(cache, "layers"):
+        kv_layers(cache)  # says what it is instead
+    return not cache.layers or past_length(cache) == 0
+
+
+def _check_length(seen: int, length: int) -> None:
+    if seen >= length:
+        raise ValueError(
+            f"past_key_values holds {seen} positions and input_ids has {length}: expected the whole text so far, "
+            "the cached part included, and at least one token more."
+        )
+
+
+def _check_rows(tensors: Sequence[torch.Tensor], batch: int) -> None:
+    rows = sorted({len(tensor) for tensor in tensors} - {batch})
+    if rows:
+        raise ValueError(f"past_key_values has {rows[0]} rows and input_ids has {batch}: expected the same.")

@@ -1,0 +1,53 @@
+"""What is given where a model is asked for, and what is no decoder."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from decodeloop.models.load import LoadedModel
+
+#: Arguments by which models are handed what they keep instead of keys and values, and what that is.
+STATES = {
+    "cache_params": "a recurrent state (state-space or linear attention layers)",
+    "state": "a recurrent state",
+    "mems": "earlier hidden states (mems)",
+    "past_buckets_states": "hashed buckets of hidden states",
+}
+
+
+def as_model(given: PreTrainedModel | LoadedModel | Any) -> PreTrainedModel:
+    """The model itself, where a model or what ``load`` returned is given.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    model: Any = given.model if isinstance(given, LoadedModel) else given
+    if not (isinstance(model, torch.nn.Module) and hasattr(model, "config")):
+        raise ValueError(f"{type(given).__name__}: expected a transformers model, or what decodeloop.load returns.")
+    return model
+
+
+def check_decoder(model: PreTrainedModel) -> None:
+    """Refuse, in one line, a model that does not continue a text by a cache of keys and values.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not isinstance(model, PreTrainedModel):
+        return  # a wrapper around one, whose signature says nothing
+    name, accepts = type(model).__name__, inspect.signature(model.forward).parameters
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{name} has an encoder: expected a decoder-only model.")
+    if "past_key_values" not in accepts:
+        states = [argument for argument in accepts if argument in STATES]
+        kept = f"keeps {STATES[states[0]]}" if states else "keeps nothing between steps"
+        raise ValueError(f"{name} {kept}: expected a cache of keys and values (past_key_values).")
+    if not model.can_generate():
+        raise ValueError(f"{name} gives no logits: expected a model with a language modeling head, as ...ForCausalLM.")
