@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import cast
 
 import torch
 from transformers import PreTrainedModel
@@ -30,7 +29,7 @@ def as_model(given: PreTrainedModel | LoadedModel) -> PreTrainedModel:
     if isinstance(given, LoadedModel):
         return given.model
     if isinstance(given, torch.nn.Module) and hasattr(given, "config"):
-        return cast(PreTrainedModel, given)  # or a wrapper around one
+        return given  # or a wrapper around one
     raise ValueError(f"{type(given).__name__}: expected a transformers model, or what decodeloop.load returns.")
 
 
