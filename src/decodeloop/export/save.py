@@ -24,7 +24,6 @@ from typing import Any
 
 import onnx
 import onnx_ir
-from google.protobuf.message import DecodeError
 
 from decodeloop.export.checksums import CHECKSUMS, checksum, seal
 from decodeloop.export.file import tensors
@@ -200,7 +199,7 @@ def _sweep(path: Path) -> None:
         left = abandoned(folder)
         names = {name for name in _named_after(path) if time.time() - (folder / name).lstat().st_mtime > GRACE}
         for scratch in left:
-            with contextlib.suppress(FileNotFoundError, DecodeError):
+            with contextlib.suppress(Exception):  # not there, or half written: protobuf's errors have no public base
                 sealed = onnx.ModelProto.FromString((scratch / SEALED).read_bytes())
                 names |= {e.value for tensor in tensors(sealed) for e in tensor.external_data if e.key == "location"}
         for name in _unused(names, folder):
