@@ -97,6 +97,13 @@ def record(session: nox.Session) -> None:
     session.run("python", "tools/site/record.py", *session.posargs)
 
 
+@nox.session(default=False)
+def promises(session: nox.Session) -> None:
+    """Run the tests that keep docs/promises.toml and write their counts, which the page "What we promise" shows."""
+    install(session, "tests")
+    session.run("python", "tools/site/promises.py", *SIDE_BY_SIDE, *session.posargs)
+
+
 @nox.session(default=False, reuse_venv=False)
 def constraints(session: nox.Session) -> None:
     """Resolve constraints.txt anew; `-- torch==2.13.0` holds a version."""

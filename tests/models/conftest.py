@@ -62,7 +62,7 @@ class Hub:
         if (self.fault == "reset" and weights) or (self.fault == "reset at once" and listing):
             request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             return request.connection.close()
-        if listing and self.fault == "stalled at once":
+        if self.fault == ("stalled at once" if listing else "stalled for files"):
             return sleep(1)
         if listing and self.fault in ("a web page", "a list", "no files"):
             body = {"a web page": b"<!DOCTYPE html><p>Please log in", "a list": b"[1]", "no files": b'{"id": "a/b"}'}

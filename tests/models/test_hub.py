@@ -16,6 +16,7 @@ FAULTS = {
     "reset at once": "the connection to the hub broke",
     "cut": "the connection to the hub broke|the download failed",
     "stalled at once": "the Hugging Face hub does not answer in time",
+    "stalled for files": "the Hugging Face hub does not answer in time",
     "stalled": "the Hugging Face hub does not answer in time",
     "a web page": "what the hub sent cannot be used.*a proxy or a login page",
     "a list": "what the hub sent cannot be used",

@@ -21,7 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
-from decodeloop.export.file import METADATA, check_graph_file, save_graph
+from decodeloop.export.file import METADATA, map_weights, read_graph, weights_files
+from decodeloop.export.save import check_target, save_graph
 from decodeloop.optional import load_onnxruntime
 
 
@@ -65,7 +66,8 @@ def quantize_onnx(
     source : str or path
         A graph with weights in float32, float16 or bfloat16, such as :func:`decodeloop.export_onnx` writes.
     target : str or path
-        The file to write, in an existing folder; the weights go beside it, to ``<target>.data``.
+        The file to write, in an existing folder; the weights go beside it, to ``<target>.data``, or, where that name
+        is taken, ``<target>.<checksum>.data``. No file of weights is overwritten.
     bits : int
         8 or 4.
     block_size : int
@@ -94,8 +96,11 @@ def quantize_onnx(
         used.
     """
     source, target = Path(source), Path(target)
-    _check(source, target, bits, block_size, accuracy_level)
-    model = ir.load(source)
+    _check(bits, block_size, accuracy_level)
+    proto = read_graph(source, verify_weights=True)
+    check_target(target, "target")
+    _check_apart(source, target, weights_files(source, proto))
+    model = map_weights(source, proto)
     present = sorted({node.op_type for node in model.graph} & set(QUANTIZED))
     if present:
         raise ValueError(
@@ -121,20 +126,22 @@ def quantize_onnx(
     return result
 
 
-def _check(source: Path, target: Path, bits: int, block_size: int, accuracy_level: int) -> None:
+def _check(bits: int, block_size: int, accuracy_level: int) -> None:
     if bits not in (4, 8):
         raise ValueError(f"bits={bits!r}: expected 8 or 4.")
     if block_size not in (16, 32, 64, 128, 256):
         raise ValueError(f"block_size={block_size!r}: expected 16, 32, 64, 128 or 256, which the operator has.")
     if accuracy_level not in range(5):
         raise ValueError(f"accuracy_level={accuracy_level!r}: expected 0 to 4.")
-    check_graph_file(source)
-    if target.is_dir():
-        raise ValueError(f"target={str(target)!r} is a directory: expected a file name in it, such as model.int8.onnx.")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist.")
-    if target.resolve() == source.resolve():
-        raise ValueError(f"source and target are both {str(source)!r}: the weights are read while they are written.")
+
+
+def _check_apart(source: Path, target: Path, weights: list[Path]) -> None:
+    same = [file for file in (source, *weights) if target.exists() and target.samefile(file)]
+    if same:
+        raise ValueError(
+            f"source and target are both {str(same[0])!r}: a quantized graph does not replace what it is made from. "
+            "Give it another name."
+        )
 
 
 def _weight(node: ir.Node) -> np.ndarray | None:

@@ -18,8 +18,9 @@ import onnx_ir
 import torch
 from transformers import PreTrainedModel
 
-from decodeloop.export.file import METADATA, generation_settings, save_graph
+from decodeloop.export.file import METADATA, generation_settings
 from decodeloop.export.fused import fusable, fused_decoder
+from decodeloop.export.save import check_target, save_graph
 from decodeloop.export.supported import one_line
 from decodeloop.export.traced import (
     TRANSLATIONS,
@@ -49,7 +50,7 @@ class ExportReport:
     path : Path
         The graph; its weights lie beside it in ``external_data``.
     external_data : Path
-        The weights.
+        The weights: ``<path>.data``, or ``<path>.<checksum>.data`` where that name was taken.
     exporter : str
         Which exporter made it, ``"dynamo"`` or ``"fused"``.
     graph : str
@@ -97,17 +98,14 @@ def write_onnx(
         raise ValueError(f"exporter={exporter!r}: expected one of {', '.join(map(repr, OPSETS))}.")
     if logits not in ("all", "last", None):
         raise ValueError(f'logits={logits!r}: expected "all" or "last", or None for what the exporter does by itself.')
-    if path.is_dir():
-        raise ValueError(f"path={str(path)!r} is a directory: expected a file name in it, such as model.onnx.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist.")
+    check_target(path)
     started = time.perf_counter()
     last_only = (logits or DEFAULT_LOGITS[name]) == "last"
     put_together = name == "fused" and fusable(model)
     graph = fused_decoder(model, last_only) if put_together else _trace(model, name, last_only)
     graph.metadata_props[METADATA] = _metadata(model, name)
-    checked = save_graph(graph, path, prove)
-    return _report(path, name, "fused" if put_together else "traced", time.perf_counter() - started, checked)
+    weights, checked = save_graph(graph, path, prove)
+    return _report(path, weights, name, "fused" if put_together else "traced", time.perf_counter() - started, checked)
 
 
 def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Model:
@@ -181,12 +179,11 @@ def _metadata(model: PreTrainedModel, exporter: str) -> str:
     )
 
 
-def _report(path: Path, exporter: str, graph: str, seconds: float, checked: Any) -> ExportReport:
+def _report(path: Path, weights: Path, exporter: str, graph: str, seconds: float, checked: Any) -> ExportReport:
     proto = onnx.load(path, load_external_data=False)
-    data = path.with_name(path.name + ".data")
     return ExportReport(
         path=path,
-        external_data=data,
+        external_data=weights,
         exporter=exporter,
         graph=graph,
         opset=next(opset.version for opset in proto.opset_import if opset.domain == ""),
@@ -194,7 +191,7 @@ def _report(path: Path, exporter: str, graph: str, seconds: float, checked: Any)
         inputs=_shapes(proto.graph.input),
         outputs=_shapes(proto.graph.output),
         operators=dict(Counter(node.op_type for node in proto.graph.node).most_common()),
-        bytes=path.stat().st_size + data.stat().st_size,
+        bytes=path.stat().st_size + weights.stat().st_size,
         checked=checked,
     )
 

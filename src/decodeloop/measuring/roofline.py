@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from decodeloop.caches.convert import empty_tensors
 from decodeloop.caches.layers import kv_layers
 from decodeloop.checks import check_count
-from decodeloop.export.file import check_graph_file, model_settings, read_metadata
+from decodeloop.export.file import model_settings, read_graph, read_metadata
 from decodeloop.measuring.bandwidth import memory_bandwidth
 from decodeloop.models.load import LoadedModel, get_weight_type
 
@@ -142,9 +142,8 @@ def _model(model: PreTrainedModel) -> tuple[int, PreTrainedConfig | None, torch.
 
 
 def _graph(path: Path) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
-    check_graph_file(path)
-    facts = read_metadata(path)
-    graph = ir.load(path).graph
+    proto = read_graph(path)
+    facts, graph = read_metadata(proto), ir.from_proto(proto).graph
     read = (v.const_value for v in graph.initializers.values() if any(_reads(*use) for use in v.uses()))
     dtype = getattr(torch, facts["dtype"]) if facts else torch.float32
     return sum(weight.nbytes for weight in read if weight is not None), model_settings(facts, path)[0], dtype

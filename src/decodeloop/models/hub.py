@@ -8,7 +8,7 @@ import warnings
 from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
 from decodeloop.models.checkpoint import INDEX, SETTINGS, WEIGHTS, check_file, check_folder, weight_files
@@ -69,7 +69,8 @@ def cached(name: str, *, weights: bool = True) -> tuple[Path | None, str]:
 
 def _download(name: str, weights: bool) -> Path:
     # Seconds without an answer: 10, or what HF_HUB_ETAG_TIMEOUT says. A file that stalls is tried six times by the
-    # client, HF_HUB_DOWNLOAD_TIMEOUT (10) seconds each: given up after 65 seconds without a byte.
+    # client, HF_HUB_DOWNLOAD_TIMEOUT (10) seconds each: given up after 65 seconds without a byte. Headers that stall it
+    # would ask for during six minutes, so that those of the first file are asked for here.
     timeout = constants.HF_HUB_ETAG_TIMEOUT
     info = HfApi().model_info(name, files_metadata=True, timeout=timeout)
     commit, sizes = info.sha or "", {file.rfilename: file.size for file in info.siblings or []}
@@ -78,6 +79,9 @@ def _download(name: str, weights: bool) -> Path:
     if "config.json" not in sizes or (weights and not sizes.keys() & {WEIGHTS, INDEX}):
         raise NoCheckpoint(f"it has no {'config.json' if 'config.json' not in sizes else f'{WEIGHTS} and no {INDEX}'}")
     folder = _repository(name) / "snapshots" / commit
+
+    if not (folder / "config.json").exists():
+        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=commit), timeout=timeout)
 
     def fetch(file: str) -> None:
         path = hf_hub_download(name, file, revision=commit, etag_timeout=timeout)

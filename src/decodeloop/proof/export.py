@@ -34,7 +34,9 @@ def export_onnx(
     model : transformers PreTrainedModel, or LoadedModel
         A decoder that keeps keys and values. The graph has the dtype of its weights.
     path : str or path
-        The file to write, in an existing folder; the weights go beside it, to ``<path>.data``.
+        The file to write, in an existing folder; the weights go beside it, to ``<path>.data``, or, where that name is
+        taken, ``<path>.<checksum>.data``. Both or neither: who reads them meets the old pair or the new one, and the
+        old one's weights are removed by the next export to ``path`` a minute or more later.
     exporter : str
         - ``"dynamo"``: ``torch.onnx.export`` on the plain model, for any ONNX runtime. The cache grows: ``present`` is
           ``past`` with the new positions behind.
