@@ -175,7 +175,7 @@ def lay_out(device: str, manifests: dict[str, dict], changed: dict[str, str], fo
     """Put a record where a build keeps its pages, folder/source/auto_gallery, and its scripts in folder/scripts."""
     gallery, scripts = folder / "source" / "auto_gallery", folder / "scripts"
     gallery.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(root / "gallery", scripts, ignore=shutil.ignore_patterns("conftest.py", "__pycache__"))
+    shutil.copytree(root / "gallery", scripts, ignore=shutil.ignore_patterns("conftest.py", "__pycache__", ".*"))
     for page, manifest in manifests.items():
         for name in manifest["files"]:
             (gallery / name).parent.mkdir(parents=True, exist_ok=True)
