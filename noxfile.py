@@ -13,6 +13,9 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+#: One process a core; more than eight spend their time on importing torch.
+SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
+PACKAGE = (*SIDE_BY_SIDE, "tests", "--ignore", "tests/tools")
 
 
 def onnxruntime_extra() -> str:
@@ -38,16 +41,23 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The package's tests; `-- -k cache` picks some."""
+    """The package's tests; `-- -k cache` picks some, `-- -n 0` runs them one after the other."""
     install(session, "tests")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *PACKAGE, *session.posargs)
+
+
+@nox.session
+def tools(session: nox.Session) -> None:
+    """Tests of what makes the project: the bundled model's corpus and training, the site, the pages as tests."""
+    install(session, "tests")
+    session.run("pytest", *SIDE_BY_SIDE, "tests/tools", *session.posargs)
 
 
 @nox.session
 def gallery(session: nox.Session) -> None:
     """Every page as a test, on a tiny model; `-- -k generate` picks one."""
     install(session, "tests")
-    session.run("pytest", "gallery", *session.posargs, env={"UNITTEST_GOING": "1"})
+    session.run("pytest", *SIDE_BY_SIDE, "gallery", *session.posargs, env={"UNITTEST_GOING": "1"})
 
 
 @nox.session(default=False)
@@ -65,7 +75,7 @@ def lowest(session: nox.Session) -> None:
     ranges = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"][onnxruntime_extra()]]
     pins = [pin for pin in (requirement.replace(">=", "==") for requirement in ranges) if not named(pin, held)]
     session.install("-e", f".[{onnxruntime_extra()}]", *pins, *held, *nox.project.dependency_groups(PROJECT, "tests"))
-    session.run("pytest", *(argument for argument in session.posargs if argument not in held))
+    session.run("pytest", *PACKAGE, *(argument for argument in session.posargs if argument not in held))
 
 
 def named(pin: str, others: list[str]) -> bool:
@@ -77,14 +87,14 @@ def named(pin: str, others: list[str]) -> bool:
 def docs(session: nox.Session) -> None:
     """The site, every page run on this machine; `-- --fast` in minutes, `-- --help` tells the rest."""
     install(session, "docs")
-    session.run("python", "docs/build.py", *session.posargs)
+    session.run("python", "tools/site/build.py", *session.posargs)
 
 
 @nox.session(default=False)
 def record(session: nox.Session) -> None:
     """Run the pages on this machine's GPU and keep what they show in docs/recorded; `-- plot_generate` picks one."""
     install(session, "docs")
-    session.run("python", "docs/record.py", *session.posargs)
+    session.run("python", "tools/site/record.py", *session.posargs)
 
 
 @nox.session(default=False, reuse_venv=False)

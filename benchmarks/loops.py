@@ -62,16 +62,16 @@ def onnx_dynamo(model, folder: Path) -> Run:
     return onnx_loop(_export(model, folder, "dynamo"), model.device)
 
 
-def onnx_gqa(model, folder: Path) -> Run:
+def onnx_fused(model, folder: Path) -> Run:
     """The fused graph: one buffer for past and present; on a GPU, a captured step."""
-    return onnx_loop(_export(model, folder, "gqa"), model.device)
+    return onnx_loop(_export(model, folder, "fused"), model.device)
 
 
-def onnx_gqa_eager(model, folder: Path) -> Run:
+def onnx_fused_eager(model, folder: Path) -> Run:
     """The fused graph, its steps launched one by one."""
     if model.device.type == "cpu":
         raise Skipped("there are no CUDA graphs on a CPU")
-    return onnx_loop(_export(model, folder, "gqa"), model.device, cuda_graph=False)
+    return onnx_loop(_export(model, folder, "fused"), model.device, cuda_graph=False)
 
 
 def onnx_int8(model, folder: Path) -> Run:
@@ -103,10 +103,10 @@ LOOPS: dict[str, Callable[..., Run]] = {
     "torch static": torch_static,
     "torch compiled": torch_compiled,
     "onnx dynamo": onnx_dynamo,
-    "onnx gqa no graph": onnx_gqa_eager,
-    "onnx gqa": onnx_gqa,
-    "onnx gqa int8": onnx_int8,
-    "onnx gqa int4": onnx_int4,
+    "onnx fused no graph": onnx_fused_eager,
+    "onnx fused": onnx_fused,
+    "onnx fused int8": onnx_int8,
+    "onnx fused int4": onnx_int4,
     "genai": genai,
     "genai graph": genai_graph,
 }
@@ -144,8 +144,8 @@ def _export(model, folder: Path, exporter: str) -> Path:
 
 
 def _quantized(model, folder: Path, bits: int) -> Path:
-    path = folder / f"gqa.int{bits}.onnx"
-    return path if path.exists() else decodeloop.quantize_onnx(_export(model, folder, "gqa"), path, bits=bits)
+    path = folder / f"fused.int{bits}.onnx"
+    return path if path.exists() else decodeloop.quantize_onnx(_export(model, folder, "fused"), path, bits=bits)
 
 
 def onnx_loop(path: Path, device: torch.device, **options) -> Run:

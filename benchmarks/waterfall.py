@@ -78,8 +78,8 @@ def main() -> None:
     with exports(options.folder) as folder:
         dynamo = exported(model, folder / "dynamo.onnx", "dynamo")
         with mock.patch("decodeloop.export.write.fusable", return_value=False):
-            traced = exported(model, folder / "traced.onnx", "gqa")
-        fused = exported(model, folder / "gqa.onnx", "gqa")
+            traced = exported(model, folder / "traced.onnx", "fused")
+        fused = exported(model, folder / "fused.onnx", "fused")
         steps = [
             ("numpy feeds", dynamo, numpy_feeds(dynamo, model.device)),
             ("IO binding", dynamo, onnx_loop(dynamo, model.device)),

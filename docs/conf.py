@@ -1,4 +1,4 @@
-"""Sphinx's configuration. ``nox -s docs`` builds the site; docs/build.py says where to."""
+"""Sphinx's configuration. ``nox -s docs`` builds the site; tools/site/build.py says where to."""
 
 import os
 import sys
@@ -7,9 +7,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path[:0] = [str(HERE), str(ROOT / "src")]
-from book import drop_if_empty, in_sections, tidy  # noqa: E402
+sys.path[:0] = [str(HERE / "_ext"), str(ROOT / "tools" / "site"), str(ROOT / "src")]
+from book import complete_recorded  # noqa: E402
 from measured import PeakMemory, beside  # noqa: E402
+from measured_on import write_page  # noqa: E402
 
 project = "decodeloop"
 author = "the decodeloop authors"
@@ -26,8 +27,8 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
+suppress_warnings = ["sphinx_gallery.space_in_filename"]  # it means any folder above a page, too
 templates_path = [str(HERE / "_templates")]
-exclude_patterns = ["auto_gallery/sg_execution_times.rst"]
 default_role = "code"
 
 # The build needs no network. With DECODELOOP_INTERSPHINX=1 the names of other libraries become links.
@@ -64,7 +65,8 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"/plot_",
     "ignore_pattern": r"conftest\.py",
-    "within_subsection_order": "book.PageOrder",
+    "copyfile_regex": r"index\.rst",  # our own list of the pages, which says in which order to read them
+    "within_subsection_order": "FileNameSortKey",
     "reset_modules": ("matplotlib", "book.start_afresh"),
     "reset_modules_order": "both",
     "image_scrapers": ("matplotlib", "measured.keep_facts"),
@@ -77,6 +79,7 @@ sphinx_gallery_conf = {
     "image_srcset": ["2x"],
     "junit": "../junit.xml",
     "show_signature": False,
+    "write_computation_times": False,  # each page ends with its own
     "download_all_examples": True,
 }
 
@@ -87,7 +90,7 @@ html_css_files = ["book.css"]
 html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sourcelink = False
-no_sidebar = ("index", "how_we_measure", "measured_on", "auto_gallery/index", "sg_execution_times")
+no_sidebar = ("index", "how_we_measure", "measured_on", "auto_gallery/index")
 html_sidebars = {page: [] for page in no_sidebar}
 html_theme_options = {
     "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": "decodeloop"},
@@ -99,7 +102,7 @@ html_theme_options = {
         "**": ["page-toc", "edit-this-page"],
         "index": [],
         "auto_gallery/index": [],
-        "sg_execution_times": [],
+        "measured_on": ["page-toc"],  # written by the build
     },
     "footer_start": ["copyright"],
     "footer_end": [],
@@ -116,7 +119,6 @@ html_context = {
 
 
 def setup(app):
-    app.connect("source-read", tidy)
-    app.connect("source-read", in_sections)
+    app.connect("builder-inited", lambda app: write_page(Path(app.srcdir)))
+    app.connect("builder-inited", complete_recorded, priority=400)  # before Sphinx-Gallery looks at the pages
     app.connect("source-read", beside)
-    app.connect("include-read", drop_if_empty)

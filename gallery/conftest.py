@@ -19,10 +19,12 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 
+FAST = os.environ.get("UNITTEST_GOING") == "1"
+
+
 def page_timeout() -> float:
     """Seconds that a page may take: DECODELOOP_PAGE_TIMEOUT, else 5 minutes in a fast run, an hour in a full one."""
-    fast = os.environ.get("UNITTEST_GOING") == "1"
-    return float(os.environ.get("DECODELOOP_PAGE_TIMEOUT", 300 if fast else 3600))
+    return float(os.environ.get("DECODELOOP_PAGE_TIMEOUT", 300 if FAST else 3600))
 
 
 def pytest_configure(config: pytest.Config) -> None:

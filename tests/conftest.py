@@ -16,9 +16,15 @@ import decodeloop
 torch.set_num_threads(1)  # models this small are slowed down by a second thread, most of all on a busy machine
 
 
+class OwnPhi(PhiForCausalLM):
+    """A class that is not transformers': the fused export does not know its layers, and traces it."""
+
+
 @pytest.fixture(scope="session")
 def phi():
-    return build(PhiForCausalLM, PhiConfig, partial_rotary_factor=0.5, tie_word_embeddings=True)
+    """Wide enough that the rotated half of a head has the size that the fused attention asks for."""
+    shape = {"hidden_size": 128, "initializer_range": 0.2}
+    return build(PhiForCausalLM, PhiConfig, partial_rotary_factor=0.5, tie_word_embeddings=True, **shape)
 
 
 @pytest.fixture(scope="session")
@@ -54,31 +60,40 @@ def export_once(tmp_path_factory):
 @pytest.fixture(scope="session")
 def phi_graph(phi, export_once):
     """The report of phi's export."""
-    return export_once("phi", phi)
+    return export_once("phi-dynamo", phi, logits="all")
 
 
 @pytest.fixture(scope="session")
 def llama_graph(llama, export_once):
-    return export_once("llama", llama, logits="last")
+    return export_once("llama-last", llama, logits="last")
 
 
 @pytest.fixture(scope="session")
-def phi_shared(phi, export_once):
-    """The report of phi's export with a shared cache."""
-    return export_once("phi-gqa", phi, exporter="gqa", logits="all")
+def phi_fused(phi, export_once):
+    """The report of phi's export with a shared cache: a graph put together from fused operators."""
+    return export_once("phi-fused", phi, exporter="fused", logits="all")
+
+
+@pytest.fixture(scope="session")
+def phi_traced(phi, export_once):
+    """The same with a graph that was traced: a shared cache too, and position ids among its inputs."""
+    own = OwnPhi(phi.config).eval()
+    own.load_state_dict(phi.state_dict())
+    return export_once("phi-traced", own, exporter="fused", logits="all")
 
 
 @pytest.fixture(scope="session")
 def bundled_graphs(bundled, export_once):
     """The reports of the bundled model's exports, by exporter."""
-    return {name: export_once(f"bundled-{name}", bundled.model, exporter=name) for name in ("dynamo", "gqa")}
+    return {name: export_once(f"bundled-{name}", bundled.model, exporter=name) for name in ("dynamo", "fused")}
 
 
-@pytest.fixture(params=["torch", "static", "onnx", "gqa"])
-def decoder(request, phi, phi_graph, phi_shared):
+@pytest.fixture(params=["torch", "static", "dynamo", "fused", "traced"])
+def decoder(request, phi, phi_graph, phi_fused, phi_traced):
     """``generate(input_ids, **options)`` of all loops, over the same weights."""
     if request.param == "static":
         return decodeloop.TorchDecoder(phi).generate
     if request.param == "torch":
         return lambda input_ids, **options: decodeloop.generate(phi, input_ids, **options)
-    return decodeloop.OnnxDecoder({"onnx": phi_graph, "gqa": phi_shared}[request.param].path, device="cpu").generate
+    graphs = {"dynamo": phi_graph, "fused": phi_fused, "traced": phi_traced}
+    return decodeloop.OnnxDecoder(graphs[request.param].path, device="cpu").generate

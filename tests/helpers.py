@@ -31,3 +31,20 @@ def left_padded(lengths, seed=0):
     ids = prompt_ids(len(lengths), max(lengths), seed)
     mask = torch.tensor([[0] * (max(lengths) - n) + [1] * n for n in lengths])
     return ids.masked_fill(mask == 0, 0), mask
+
+
+@torch.no_grad()
+def assert_greedy(model, tokens, prompt_length, attention_mask=None):
+    """Each new token has the largest of the model's logits after the text before it, or lacks no more than rounding.
+
+    Two loops round differently, so in half precision they may part at a near tie, and are then no longer comparable
+    token by token. This judges the text that was really written, by the measure of ``decodeloop.verify``.
+    """
+    mask = torch.ones_like(tokens)
+    if attention_mask is not None:
+        mask[:, :prompt_length] = attention_mask
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    logits = model(tokens, attention_mask=mask, position_ids=positions).logits[:, prompt_length - 1 : -1].double()
+    lost = logits.amax(-1) - logits.gather(-1, tokens[:, prompt_length:, None])[..., 0]
+    rounding = 32 * torch.finfo(model.dtype).eps * logits.abs().amax(-1)
+    assert (lost <= rounding).all(), f"up to {(lost / rounding).max():.1f} times of what rounding explains"

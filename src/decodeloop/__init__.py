@@ -16,7 +16,7 @@ from decodeloop.engines.torch_loop import generate, stream
 from decodeloop.engines.torch_static import TorchDecoder
 from decodeloop.export.quantize import quantize_onnx
 from decodeloop.export.traced import export_inputs
-from decodeloop.export.write import ExportReport, export_onnx
+from decodeloop.export.write import ExportReport
 from decodeloop.measuring.agreement import VerifyReport, verify
 from decodeloop.measuring.bandwidth import memory_bandwidth
 from decodeloop.measuring.describe import string_type
@@ -33,8 +33,11 @@ from decodeloop.measuring.timing import (
     prefill_and_decode_all,
 )
 from decodeloop.models.load import LoadedModel, get_weight_type, load, unit_test_going
+from decodeloop.proof.check import Checked
+from decodeloop.proof.export import export_onnx
 
 __all__ = [
+    "Checked",
     "ExportReport",
     "GenerationTiming",
     "LoadedModel",

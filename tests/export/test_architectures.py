@@ -10,7 +10,8 @@ from decodeloop import OnnxDecoder, export_inputs, export_onnx, generate
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 ALTERNATE = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
-#: Model type and what is set besides sizes. The window, where there is one, is 8 tokens.
+#: Model type and what is set besides sizes: two layers where they differ, else one. The window, where there is one, is
+#: 8 tokens.
 ARCHITECTURES = {
     "bloom": {},
     "gemma2": ALTERNATE,
@@ -23,8 +24,8 @@ ARCHITECTURES = {
     "opt": {"word_embed_proj_dim": 16},
     "phi": {"qk_layernorm": True},
     "phi3": {"sliding_window": 8},
-    "qwen2": {"use_sliding_window": True, "max_window_layers": 1},
-    "qwen3": {},
+    "qwen2": {"num_hidden_layers": 2, "use_sliding_window": True, "max_window_layers": 1},
+    "qwen3": {"num_hidden_layers": 2},
     "qwen3_moe": {},
     "smollm3": {"num_hidden_layers": 2, "no_rope_layers": [1, 0], "layer_types": None},
 }
@@ -33,7 +34,7 @@ BATCHES = [(1,), (40,), (21, 9), (3, 40, 1, 17, 8), (130, 110)]
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_both_loops_give_generates_tokens_at_any_size(architecture, tmp_path):
-    model = tiny_model(tiny_config(architecture, **ARCHITECTURES[architecture]))
+    model = tiny_model(tiny_config(architecture, **({"num_hidden_layers": 1} | ARCHITECTURES[architecture])))
     decoder = OnnxDecoder(export_onnx(model, tmp_path / "model.onnx", logits="last").path, device="cpu")
     for lengths in BATCHES:
         ids, mask = left_padded(lengths, seed=sum(lengths))
@@ -102,10 +103,10 @@ def test_a_failure_inside_the_exporter_is_one_line_too(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_is_left_as_it_was(fails, tmp_path, monkeypatch):
-    model = tiny_model(tiny_config("mixtral"))
+    model = tiny_model(tiny_config("mixtral", num_hidden_layers=1))
     model.set_attn_implementation("flex_attention")
     model.train()
-    model.model.layers[0].eval()
+    model.model.norm.eval()
     experts, modes = model.config._experts_implementation, [module.training for module in model.modules()]
     ids, _ = left_padded((7,))
     if fails:

@@ -1,5 +1,8 @@
 """exporter="fused": the same tokens as generate, over windows, soft caps, learned positions and grouped heads."""
 
+import json
+
+import onnx
 import pytest
 import torch
 from helpers import build, left_padded, prompt_ids
@@ -23,13 +26,19 @@ from transformers import (
 from decodeloop import OnnxDecoder, export_onnx, generate
 
 MODELS = {
-    "mistral, window 5": (MistralForCausalLM, MistralConfig, {"num_key_value_heads": 2, "sliding_window": 5}),
+    "mistral, window 5": (
+        MistralForCausalLM,
+        MistralConfig,
+        {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 5},
+    ),
     "gemma2": (Gemma2ForCausalLM, Gemma2Config, {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 5}),
     "gpt2": (GPT2LMHeadModel, GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}),
     "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, {}),
     "opt": (OPTForCausalLM, OPTConfig, {"ffn_dim": 64, "word_embed_proj_dim": 32}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"num_key_value_heads": 2, "head_dim": 16}),
 }
+
+FUSED = {"mistral, window 5", "qwen3"}  # their layers are known, the others' are traced
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -38,6 +47,7 @@ def test_tokens_are_those_of_generate(name, tmp_path):
     model = build(model_class, config_class, **options)
     report = export_onnx(model, tmp_path / "model.onnx", exporter="fused", logits="last")
     assert report.operators["GroupQueryAttention"] == 2
+    assert report.graph == ("fused" if name in FUSED else "traced")
     decoder = OnnxDecoder(report.path, device="cpu")
     for lengths in ([12], [12, 5, 9], [1, 70]):
         ids, mask = left_padded(lengths)
@@ -45,9 +55,21 @@ def test_tokens_are_those_of_generate(name, tmp_path):
         assert torch.equal(decoder.generate(ids, **options), model.generate(ids, do_sample=False, **options))
 
 
-def test_past_and_present_are_one_buffer(phi_shared):
-    assert phi_shared.inputs["past_key_values.0.key"] == ["batch", 4, "capacity", 8]
-    decoder = OnnxDecoder(phi_shared.path, device="cpu")
+def test_its_older_name_is_read_and_written(phi, tmp_path):
+    report = export_onnx(phi, tmp_path / "model.onnx", exporter="gqa")
+    assert (report.exporter, report.graph) == ("fused", "fused")
+    proto = onnx.load(report.path)
+    (metadata,) = [entry for entry in proto.metadata_props if entry.key == "decodeloop"]
+    metadata.value = json.dumps(json.loads(metadata.value) | {"exporter": "gqa"})
+    onnx.save(proto, tmp_path / "older.onnx")
+    ids, options = prompt_ids(1, 9), {"max_new_tokens": 12, "eos_token_id": None}
+    older = OnnxDecoder(tmp_path / "older.onnx", device="cpu")
+    assert torch.equal(older.generate(ids, **options), generate(phi, ids, **options))
+
+
+def test_past_and_present_are_one_buffer(phi_fused):
+    assert phi_fused.inputs["past_key_values.0.key"] == ["batch", 4, "capacity", 32]
+    decoder = OnnxDecoder(phi_fused.path, device="cpu")
     _, cache = decoder.generate(prompt_ids(1, 5), max_new_tokens=10, eos_token_id=None, return_cache=True)
     assert cache.get_seq_length() == 14
     address = decoder.feeds()["past_key_values.0.key"].data_ptr()
@@ -55,9 +77,9 @@ def test_past_and_present_are_one_buffer(phi_shared):
     assert decoder.feeds()["past_key_values.0.key"].data_ptr() == address  # the next request reuses it
 
 
-def test_what_a_padded_batch_left_can_be_continued(phi, phi_shared):
+def test_what_a_padded_batch_left_can_be_continued(phi, phi_fused):
     ids, mask = left_padded([8, 3])
-    decoder = OnnxDecoder(phi_shared.path, device="cpu")
+    decoder = OnnxDecoder(phi_fused.path, device="cpu")
     first, cache = decoder.generate(ids, attention_mask=mask, max_new_tokens=4, eos_token_id=None, return_cache=True)
     mask = torch.cat([mask, torch.ones(2, 4, dtype=torch.int64)], dim=-1)
     options = {"attention_mask": mask, "max_new_tokens": 6, "eos_token_id": None}

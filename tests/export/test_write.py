@@ -34,7 +34,7 @@ def test_the_report_says_what_was_written(phi_graph):
     assert phi_graph.bytes == phi_graph.path.stat().st_size + phi_graph.external_data.stat().st_size
     assert phi_graph.inputs["input_ids"] == ["batch", "sequence"]
     assert phi_graph.inputs["attention_mask"] == ["batch", "total"]
-    assert phi_graph.inputs["past_key_values.1.value"] == ["batch", 4, "past", 8]
+    assert phi_graph.inputs["past_key_values.1.value"] == ["batch", 4, "past", 32]
     assert phi_graph.outputs["logits"] == ["batch", "sequence", 97]
     pairs = [f"{layer}.{name}" for layer in range(2) for name in ("key", "value")]
     assert list(phi_graph.outputs) == ["logits", *(f"present.{pair}" for pair in pairs)]
@@ -62,7 +62,7 @@ def test_outputs_are_pytorchs_at_any_size(phi, phi_graph, batch, new, past):
     with torch.no_grad():
         if past:
             phi(ids[:, :past], past_key_values=cache, use_cache=True)
-        tensors = cache_to_tensors(cache) if past else [torch.zeros(batch, 4, 0, 8)] * 4
+        tensors = cache_to_tensors(cache) if past else [torch.zeros(batch, 4, 0, 32)] * 4
         feeds = {
             "input_ids": ids[:, past:],
             "attention_mask": torch.ones_like(ids),

@@ -134,7 +134,7 @@ def test_nothing_is_compared_after_a_row_ended(phi, phi_graph):
 
 
 def test_a_graph_of_another_model_is_named(phi, llama_graph):
-    with pytest.raises(ValueError, match="'phi', 2, 32.* and .'llama', 2, 32.: not the same model"):
+    with pytest.raises(ValueError, match="'phi', 2, 128.* and .'llama', 2, 32.: not the same model"):
         verify(phi, llama_graph.path, prompt_ids(1, 2))
 
 
@@ -149,19 +149,19 @@ def test_bad_arguments_are_named(phi, llama):
         verify(phi, 3, prompt_ids(1, 2))
 
 
-def test_perplexity_is_that_of_the_models_own_loss(llama, llama_graph, phi, phi_graph, phi_shared):
+def test_perplexity_is_that_of_the_models_own_loss(llama, llama_graph, phi, phi_graph, phi_fused):
     ids = prompt_ids(1, 20)
-    for model, graphs in ((llama, [llama_graph]), (phi, [phi_graph, phi_shared])):
+    for model, graphs in ((llama, [llama_graph]), (phi, [phi_graph, phi_fused])):
         expected = float(model(ids, labels=ids).loss.detach().exp())
         for decoder in (model, *(graph.path for graph in graphs)):
             assert perplexity(decoder, ids) == pytest.approx(expected, rel=1e-4)
 
 
-def test_perplexity_leaves_padding_out(phi, phi_shared):
+def test_perplexity_leaves_padding_out(phi, phi_fused):
     ids, mask = left_padded([20, 5])
     losses = [torch.tensor(perplexity(phi, row[None, -n:])).log() for row, n in zip(ids, (20, 5), strict=True)]
     expected = float(((19 * losses[0] + 4 * losses[1]) / 23).exp())
-    for decoder in (phi, phi_shared.path):
+    for decoder in (phi, phi_fused.path):
         assert perplexity(decoder, ids, attention_mask=mask) == pytest.approx(expected, rel=1e-4)
 
 

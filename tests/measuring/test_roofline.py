@@ -39,12 +39,12 @@ def test_a_window_bounds_what_is_read():
     assert long == short == 5 * 2 * 2 * 2 * 8 * 4
 
 
-def test_a_graph_has_the_limit_of_what_is_stored_in_it(llama, phi, phi_shared, tmp_path):
+def test_a_graph_has_the_limit_of_what_is_stored_in_it(llama, phi, phi_fused, tmp_path):
     model = roofline(phi, "cpu", length=10, bandwidth=1e9)
-    graph = roofline(phi_shared.path, "cpu", length=10, bandwidth=1e9)
+    graph = roofline(phi_fused.path, "cpu", length=10, bandwidth=1e9)
     assert graph.cache == model.cache
     assert graph.weights == pytest.approx(model.weights, rel=0.05)  # but for biases that are added up
-    small = quantize_onnx(phi_shared.path, tmp_path / "small.onnx", bits=4)
+    small = quantize_onnx(phi_fused.path, tmp_path / "small.onnx", bits=4)
     decoder = decodeloop.OnnxDecoder(small, device="cpu")
     assert roofline(decoder, "cpu", bandwidth=1e9).weights < 0.4 * model.weights
 

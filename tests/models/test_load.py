@@ -19,7 +19,8 @@ PROMPT = '''def print_prime(n):
 
 
 @pytest.fixture(scope="module")
-def bundled():
+def default():
+    """What is loaded when nothing is said: on a GPU where there is one."""
     return decodeloop.load()
 
 
@@ -29,10 +30,10 @@ def folder(llama, tmp_path):
     return tmp_path / "tiny"
 
 
-def complete(bundled, prompt, **options):
-    ids = bundled.tokenizer(prompt, return_tensors="pt").input_ids
-    tokens = decodeloop.generate(bundled.model, ids.to(bundled.model.device), max_new_tokens=120, **options)[0]
-    return tokens, bundled.tokenizer.decode(tokens, skip_special_tokens=True)
+def complete(default, prompt, **options):
+    ids = default.tokenizer(prompt, return_tensors="pt").input_ids
+    tokens = decodeloop.generate(default.model, ids.to(default.model.device), max_new_tokens=120, **options)[0]
+    return tokens, default.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def run_and_print(source, n):
@@ -43,18 +44,18 @@ def run_and_print(source, n):
     return printed
 
 
-def test_the_bundled_model_is_the_default(bundled):
-    assert (bundled.name, bundled.weights, bundled.source) == ("bundled", "trained", "bundled")
-    assert bundled.model.config.model_type == "phi"
-    assert not bundled.model.training
-    expected = torch.float32 if bundled.model.device.type == "cpu" else torch.float16
-    assert decodeloop.get_weight_type(bundled.model) == expected
+def test_the_bundled_model_is_the_default(default):
+    assert (default.name, default.weights, default.source) == ("bundled", "trained", "bundled")
+    assert default.model.config.model_type == "phi"
+    assert not default.model.training
+    expected = torch.float32 if default.model.device.type == "cpu" else torch.float16
+    assert decodeloop.get_weight_type(default.model) == expected
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\n   "])
-def test_the_bundled_model_answers_the_pages_prompt(bundled, ending):
-    tokens, text = complete(bundled, PROMPT + ending)
-    assert int(tokens[-1]) == bundled.tokenizer.eos_token_id
+def test_the_bundled_model_answers_the_pages_prompt(default, ending):
+    tokens, text = complete(default, PROMPT + ending)
+    assert int(tokens[-1]) == default.tokenizer.eos_token_id
     assert text.startswith(PROMPT)
     for n in (1, 2, 3, 10, 30):
         assert [int(p) for p in run_and_print(text, n)] == [
@@ -62,14 +63,13 @@ def test_the_bundled_model_answers_the_pages_prompt(bundled, ending):
         ]
 
 
-def test_the_three_loops_agree_on_the_bundled_model(bundled, tmp_path):
-    report = decodeloop.export_onnx(bundled.model, tmp_path / "model.onnx")
-    decoder = decodeloop.OnnxDecoder(report.path)
+def test_three_loops_agree_on_the_bundled_model(bundled, bundled_graphs):
+    decoder = decodeloop.OnnxDecoder(bundled_graphs["dynamo"].path, device="cpu")
     lines = ["def add(a, b):\n", "class Stack:\n", "import os\n", "for i in range(10):\n", PROMPT, "x", '"""', "\n\n"]
     prompts = lines + ["# " + " ".join(["word"] * n) for n in range(1, 13)]
     assert len(prompts) == 20
     for prompt in prompts:
-        ids = bundled.tokenizer(prompt, return_tensors="pt").input_ids.to(bundled.model.device)
+        ids = bundled.tokenizer(prompt, return_tensors="pt").input_ids
         expected = bundled.model.generate(ids, max_new_tokens=40, do_sample=False)
         assert torch.equal(decodeloop.generate(bundled.model, ids, max_new_tokens=40), expected)
         assert torch.equal(decoder.generate(ids, max_new_tokens=40), expected)
@@ -88,17 +88,14 @@ def test_the_bundled_model_loads_without_a_network_and_in_under_a_second():
         import torch, transformers, decodeloop
         from transformers import AutoModelForCausalLM, AutoTokenizer, PhiForCausalLM, PreTrainedTokenizerFast
         socket.socket = socket.create_connection = socket.getaddrinfo = refuse
-        began = time.perf_counter()
+        began = time.process_time()
         loaded = decodeloop.load(device="cpu")
-        print(time.perf_counter() - began)
+        print(time.process_time() - began)
         assert loaded.tokenizer("x").input_ids
     """
-    times = []
-    for _ in range(2):  # the second run finds the files in the page cache
-        result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        times.append(float(result.stdout))
-    assert min(times) < 3  # a second on a quiet machine; the bound leaves room for a busy one
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < 1  # of this process alone: a busy machine takes longer by the clock
 
 
 def test_random_weights_are_the_same_every_time_and_leave_torchs_seed_alone(bundled):

@@ -1,6 +1,6 @@
 """Does it export? Every causal language model that transformers knows, tiny and random, exported and decoded.
 
-    python tools/architectures/export_coverage.py                    # what docs/coverage.csv lacks; all: half an hour
+    python tools/architectures/export_coverage.py                    # what docs/coverage.csv lacks; all take an hour
     python tools/architectures/export_coverage.py llama gemma3_text  # these, again; tracebacks are printed
     python tools/architectures/export_coverage.py --again            # all of them, from nothing
 
@@ -22,6 +22,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -30,57 +31,94 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 from tqdm import tqdm
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-COLUMNS = ["architecture", "class", "exported", "PyTorch", "ONNX Runtime", "logit difference", "seconds", "reason"]
-SECONDS, GIBIBYTES = 120, 4
+COLUMNS = ["result", "architecture", "class", "PyTorch", "dynamo", "fused", "int4", "logit difference", "seconds"]
+COLUMNS += ["reason"]
+COUNTED = [("fused", "fused"), ("fused", "traced"), ("int4", "quantized"), ("int4", "in part")]
+SECONDS, GIBIBYTES = 240, 4
 PROMPTS, NEW_TOKENS = (21, 9), 24  # both longer than the window of tiny_models, 8
 
 
 def measure(model_type: str, class_name: str, verbose: bool = False) -> dict[str, str]:
-    """One row of the table: build, decode with transformers, decode with our loop, export, decode with ONNX Runtime."""
-    import onnxruntime
+    """One row of the table: build, decode with transformers and with our loop, export twice, quantize."""
     import torch
     from tiny_models import tiny_config, tiny_model
 
     import decodeloop
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    row = dict.fromkeys(COLUMNS, "") | {"architecture": model_type, "class": class_name, "exported": "no"}
-    started = time.perf_counter()
-    stage = "the tiny model cannot be built"
-    try:
-        model = tiny_model(tiny_config(model_type))
+    row = empty_row(model_type, class_name)
+    started, reasons = time.perf_counter(), []
+
+    def attempt(column: str, action, stage: str = "") -> object:
+        """Run a stage: what it returns, or None and the column says "refused", with the reason kept."""
+        try:
+            return action()
+        except Exception as error:
+            if verbose:
+                traceback.print_exc()
+            row[column] = "refused"
+            reasons.append(f"{stage or column}: {one_line(error)}")
+            return None
+
+    model = attempt("PyTorch", lambda: tiny_model(tiny_config(model_type)), "the tiny model cannot be built")
+    if model is not None:
         row["class"] = type(model).__name__
         ids, mask = padded_batch()
+        options = {"attention_mask": mask, "max_new_tokens": NEW_TOKENS, "eos_token_id": None}
+        found = attempt("PyTorch", lambda: varied(model, ids, mask), "transformers' generate fails")
+        model, expected = found or (model, None)
+        if expected is not None:
+            got = attempt("PyTorch", lambda: decodeloop.generate(model, ids, **options))
+            row["PyTorch"] = row["PyTorch"] if got is None else same(expected, got)
         with tempfile.TemporaryDirectory() as folder:
-            stage = ""
-            decodeloop.export_inputs(model)  # refuses what cannot be exported, in a second
-            stage = "transformers' generate fails"
-            model, expected = varied(model, ids, mask)
-            stage = ""
-            report = decodeloop.export_onnx(model, Path(folder) / "model.onnx")
-            row["exported"] = "yes"
-            stage = "the PyTorch loop fails"
-            got = decodeloop.generate(model, ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, eos_token_id=None)
-            row["PyTorch"] = "same" if torch.equal(expected, got) else "differ"
-            stage = "ONNX Runtime fails"
-            session_options = onnxruntime.SessionOptions()
-            session_options.intra_op_num_threads, session_options.log_severity_level = 2, 4
-            decoder = decodeloop.OnnxDecoder(report.path, device="cpu", session_options=session_options)
-            got = decoder.generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, eos_token_id=None)
-            row["ONNX Runtime"] = "same" if torch.equal(expected, got) else "differ"
-            found = decodeloop.verify(model, decoder, ids, attention_mask=mask, max_new_tokens=NEW_TOKENS)
-            row["logit difference"] = f"{found.max_logit_diff:.1e}"
-            if row["PyTorch"] == "differ":
-                row["reason"] = "the PyTorch loop gives other tokens than generate"
-            elif row["ONNX Runtime"] == "differ":
-                row["reason"] = f"the graph gives other tokens: {found}"
-    except Exception as error:
-        if verbose:
-            traceback.print_exc()
-        row["reason"] = f"{stage}: {type(error).__name__}: {one_line(error)}" if stage else one_line(error)
+            graphs = {}
+            for exporter in ("dynamo", "fused"):
+                path = Path(folder) / f"{exporter}.onnx"
+                report = attempt(exporter, lambda e=exporter, p=path: decodeloop.export_onnx(model, p, exporter=e))
+                if report is None:
+                    continue
+                decoder = decodeloop.OnnxDecoder(report.path, device="cpu", spinning=False)
+                got = attempt(exporter, lambda d=decoder: d.generate(ids, **options))
+                if got is None or (expected is not None and not torch.equal(expected, got)):
+                    row[exporter] = "differs"
+                    continue
+                row[exporter] = "same" if exporter == "dynamo" else report.graph
+                graphs[exporter] = report.path
+                if exporter == "dynamo":
+                    found = decodeloop.verify(model, decoder, ids, attention_mask=mask, max_new_tokens=NEW_TOKENS)
+                    row["logit difference"] = f"{found.max_logit_diff:.1e}"
+            if graphs:
+                source = graphs.get("fused") or graphs["dynamo"]
+                row["int4"] = attempt("int4", lambda: quantized(source, ids, options)) or "refused"
+    row["reason"] = "; ".join(reasons)
+    row["result"] = "pass" if row["PyTorch"] == row["dynamo"] == "same" else "fail"
     row["seconds"] = f"{time.perf_counter() - started:.0f}"
     return row
+
+
+def empty_row(model_type: str, class_name: str) -> dict[str, str]:
+    return dict.fromkeys(COLUMNS, "") | {"result": "fail", "architecture": model_type, "class": class_name}
+
+
+def same(expected, got) -> str:
+    import torch
+
+    return "same" if torch.equal(expected, got) else "differs"
+
+
+def quantized(source: Path, ids, options: dict) -> str:
+    """Weights of 4 bits, run: whether every matrix product was quantized."""
+    import onnx_ir
+
+    import decodeloop
+
+    target = decodeloop.quantize_onnx(source, source.with_name("int4.onnx"), bits=4, block_size=16)
+    decodeloop.OnnxDecoder(target, device="cpu", spinning=False).generate(ids, **options)
+    values = onnx_ir.load(target).graph.initializers
+    products = {"MatMul", "Gemm", "Einsum", "Conv"}
+    part = [name for name in target.left if any(node.op_type in products for node, _ in values[name].uses())]
+    return "in part" if part else "quantized"
 
 
 def padded_batch():
@@ -116,7 +154,7 @@ def one_line(error: Exception) -> str:
 
 
 def passes(row: dict[str, str]) -> bool:
-    return row["PyTorch"] == row["ONNX Runtime"] == "same" and not row["reason"]
+    return row["result"] == "pass"
 
 
 def work(pipe, *arguments) -> None:
@@ -131,7 +169,7 @@ def run(context, *arguments) -> dict[str, str]:
     process = context.Process(target=work, args=(there, *arguments))
     process.start()
     there.close()
-    row = dict.fromkeys(COLUMNS, "") | {"architecture": arguments[0], "class": arguments[1], "exported": "no"}
+    row = empty_row(*arguments[:2])
     try:
         if here.poll(SECONDS):
             return here.recv()
@@ -165,7 +203,12 @@ def summary(rows: dict[str, dict[str, str]]) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch"))
     versions += f" and onnxruntime {importlib.metadata.version('onnxruntime')}"
     count = sum(map(passes, rows.values()))
-    return f"**{count} of {len(rows)} architectures pass**, with {versions}, on {datetime.date.today()}."
+    how = [sum(row[column] == value for row in rows.values()) for column, value in COUNTED]
+    return (
+        f"**{count} of {len(rows)} architectures pass**; {how[0]} have a fused graph and {how[1]} a traced one with "
+        f"the attention operator; {how[2]} are quantized to 4 bits whole, {how[3]} in part. Measured with {versions}, "
+        f"on {datetime.date.today()}."
+    )
 
 
 def main() -> None:
@@ -173,6 +216,7 @@ def main() -> None:
     parser.add_argument("architectures", nargs="*", help="model types, as in their configurations; default: all")
     parser.add_argument("--again", action="store_true", help="measure what is in the table already, too")
     parser.add_argument("--failed", action="store_true", help="measure again what failed")
+    parser.add_argument("--jobs", type=int, default=1, help="so many at a time; each takes a core and up to 4 GiB")
     parser.add_argument("--table", type=Path, default=DOCS / "coverage.csv")
     parser.add_argument("--page", type=Path, default=DOCS / "coverage.rst", help="where the count is to be put")
     args = parser.parse_args()
@@ -190,14 +234,16 @@ def main() -> None:
     context = multiprocessing.get_context("forkserver")  # imports once, and no process inherits another's threads
     context.set_forkserver_preload(["decodeloop", "tiny_models", "onnxscript", "torch.onnx._internal.exporter._core"])
     sys.path.insert(0, str(Path(__file__).parent))
-    bar = tqdm(todo, disable=not sys.stderr.isatty())
-    for name in bar:
-        bar.set_description(name)
-        class_name = known[name] if isinstance(known[name], str) else known[name][0]
-        row = rows[name] = run(context, name, class_name, bool(args.architectures))
-        write(args.table, rows)
-        if args.architectures or bar.disable:
-            print(*(row[column] for column in COLUMNS), sep="\t", flush=True)
+    sources = {name: known[name] if isinstance(known[name], str) else known[name][0] for name in todo}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        verbose = bool(args.architectures)
+        started = [pool.submit(run, context, name, class_name, verbose) for name, class_name in sources.items()]
+        for future in tqdm(as_completed(started), total=len(todo), disable=not sys.stderr.isatty()):
+            row = future.result()
+            rows[row["architecture"]] = row
+            write(args.table, rows)
+            if verbose or not sys.stderr.isatty():
+                print(*(row[column] for column in COLUMNS), sep="\t", flush=True)
     if args.page.exists():
         text = args.page.read_text(encoding="utf-8")
         args.page.write_text(re.sub(r"^\*\*\d+ of .*$", summary(rows), text, flags=re.MULTILINE), encoding="utf-8")

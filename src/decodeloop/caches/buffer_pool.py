@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from decodeloop.checks import check_count
 
+T = TypeVar("T")
 BUCKET = 64  # capacities are multiples of it: attention costs by capacity, and each one is captured anew
 AHEAD = 256  # room for so many new tokens at first: a long answer makes the buffers grow when it comes to it
 KEPT = 4  # so many sets of buffers are kept for the next request of the same size
@@ -36,24 +37,24 @@ def no_room(device: Any, asked: int) -> MemoryError:
     )
 
 
-class BufferPool:
+class BufferPool(Generic[T]):
     """The sets of buffers of a decoder, by batch and capacity; the latest ones are kept.
 
     Parameters
     ----------
-    make : callable
-        ``make(batch, capacity)`` allocates a set, with a ``capacity``.
     min_capacity : int, optional
         The capacity that the user asked for: no set has less, and a prompt must fit.
     """
 
-    def __init__(self, make: Callable[[int, int], Any], min_capacity: int | None) -> None:
+    def __init__(self, min_capacity: int | None) -> None:
         check_capacity(min_capacity, 0)
-        self.make, self.min_capacity = make, min_capacity
-        self.kept: dict[tuple[int, int], Any] = {}
+        self.min_capacity = min_capacity
+        self.kept: dict[tuple[int, int], T] = {}
 
-    def start(self, batch: int, length: int, capacity: int) -> Any:
+    def start(self, make: Callable[[int, int], T], batch: int, length: int, capacity: int) -> T:
         """A set for a prompt of ``length`` positions, which will become at most ``capacity``.
+
+        ``make(batch, capacity)`` allocates one. It is not kept: a method of the pool's owner would keep that alive.
 
         Raises
         ------
@@ -63,13 +64,13 @@ class BufferPool:
             If there is no room. What was kept is let go of first.
         """
         check_capacity(self.min_capacity, length)
-        return self._take(batch, max(min(capacity, length + AHEAD), self.min_capacity or 0))
+        return self._take(make, batch, max(min(capacity, length + AHEAD), self.min_capacity or 0))
 
-    def grow(self, batch: int, needed: int, before: int) -> Any:
+    def grow(self, make: Callable[[int, int], T], batch: int, needed: int, before: int) -> T:
         """A set for ``needed`` positions, after one of ``before`` has become too small: at least twice as large."""
-        return self._take(batch, max(needed, 2 * before))
+        return self._take(make, batch, max(needed, 2 * before))
 
-    def _take(self, batch: int, capacity: int) -> Any:
+    def _take(self, make: Callable[[int, int], T], batch: int, capacity: int) -> T:
         capacity = -(-capacity // BUCKET) * BUCKET
         fitting = [size for kept_batch, size in self.kept if kept_batch == batch and capacity <= size <= 2 * capacity]
         key = batch, min(fitting, default=capacity)
@@ -77,7 +78,7 @@ class BufferPool:
             while len(self.kept) >= KEPT:
                 self.kept.pop(next(iter(self.kept)))
             try:
-                self.kept[key] = self.make(*key)
+                self.kept[key] = make(*key)
             except MemoryError:
                 self.kept.clear()  # a decoder that could not serve this request still serves a smaller one
                 raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +25,10 @@ class Engine(Protocol):
     max_positions: int | None
     runs_async: bool  # a step is only queued, and can be rewound: the end is looked for while the next one runs
     generation: int  # counts the generations: a stream that another one has overtaken must not go on
+
+    @property
+    def lock(self) -> Lock:
+        """Held while a step runs, or a generation that is run to its end: see :func:`exclusive`."""
 
     @property
     def config(self) -> PreTrainedConfig | None:
@@ -58,6 +63,33 @@ class Engine(Protocol):
 
     def cache(self) -> Cache:
         """The cache as transformers knows it."""
+
+
+class Lock(Protocol):
+    """A lock that the thread which holds it may take again, such as ``threading.RLock()``."""
+
+    def acquire(self, blocking: bool = ...) -> bool: ...
+    def release(self) -> None: ...
+
+
+@contextlib.contextmanager
+def exclusive(engine: Engine) -> Iterator[None]:
+    """Within the block, no other thread uses the engine.
+
+    Raises
+    ------
+    RuntimeError
+        At once, if another one does: waiting would let two generations take turns on one cache.
+    """
+    if not engine.lock.acquire(blocking=False):
+        raise RuntimeError(
+            f"{engine.name} is at work in another thread, and a decoder runs one generation at a time: open a decoder "
+            "for each thread, or let them take turns."
+        )
+    try:
+        yield
+    finally:
+        engine.lock.release()
 
 
 class StepCache(Protocol):

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from decodeloop.checks import check_count
-from decodeloop.decoding.engine import Engine, Past
+from decodeloop.decoding.engine import Engine, Past, exclusive
 from decodeloop.decoding.greedy import Greedy, greedy, no_token
 from decodeloop.decoding.lookup import PromptLookup
 from decodeloop.decoding.prompt import Prompt, check_prompt
@@ -70,7 +70,7 @@ def run(
     steps = []
     if streamer is not None:
         streamer.put(input_ids.cpu())
-    with _progress(progress, options) as bar:
+    with exclusive(engine), _progress(progress, options) as bar:
         for tokens in stream:
             steps.append(tokens[:, None])
             bar.update()
@@ -78,12 +78,11 @@ def run(
                 streamer.put(tokens.cpu())
             if on_token is not None:
                 on_token(tokens)
+        cache = engine.cache() if return_cache and steps else options.get("past_key_values")
     if streamer is not None:
         streamer.end()
     text = torch.cat([input_ids.to(torch.int64), *steps], dim=-1)
-    if not return_cache:
-        return text
-    return text, engine.cache() if steps else options.get("past_key_values")
+    return (text, cache) if return_cache else text
 
 
 def decode(
@@ -122,7 +121,17 @@ def decode(
         steps = _one_by_one(engine, prompt, new, stop, choose, past_key_values)
     else:
         steps = _looked_up(engine, prompt, new, stop, _checked_lookup(prompt, choose), lookup, past_key_values)
-    return (tokens.to(input_ids.device) for tokens in steps)
+    return (tokens.to(input_ids.device) for tokens in _exclusively(engine, steps))
+
+
+def _exclusively(engine: Engine, steps: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The same steps, during none of which another thread uses the engine; between them, it may start anew."""
+    while True:
+        with exclusive(engine):
+            tokens = next(steps, None)
+        if tokens is None:
+            return
+        yield tokens
 
 
 def _one_by_one(
@@ -207,7 +216,9 @@ def _start(
 def _still(engine: Engine, generation: int) -> int:
     """The engine's generation, which must be the one that this stream began (0: it begins now)."""
     if generation and engine.generation != generation:
-        raise RuntimeError("this stream's decoder has started another generation: a decoder runs one at a time.")
+        raise RuntimeError(
+            "this stream's decoder has started another generation, or was closed: a decoder runs one at a time."
+        )
     return engine.generation
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import torch
 from transformers.cache_utils import Cache
@@ -12,7 +13,7 @@ from transformers.cache_utils import Cache
 from decodeloop.caches.buffer_pool import check_capacity
 from decodeloop.caches.convert import tensors_to_cache
 from decodeloop.caches.past import past_tensors
-from decodeloop.decoding.engine import Past, StepCache
+from decodeloop.decoding.engine import Past, StepCache, exclusive
 from decodeloop.decoding.loop import RunOptions, decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.onnx_buffers import present_name
@@ -32,7 +33,8 @@ class OnnxDecoder:
 
     The cache stays on the device and goes from step to step by address: nothing passes through numpy, and nothing is
     copied between the device and the host but the tokens. A decoder runs one generation at a time; starting the next
-    one forgets the cache of the last.
+    one forgets the cache of the last, and another thread that asks meanwhile gets a RuntimeError. ``with
+    OnnxDecoder(path) as decoder:`` closes it at the end of the block.
 
     Parameters
     ----------
@@ -133,7 +135,7 @@ class OnnxDecoder:
             )
         self.max_positions = getattr(self.config, "max_position_embeddings", None)
         self.last_only = self._session.outputs["logits"].shape[1] == 1
-        self.generation, self.runs_async = 0, self.device.type == "cuda"
+        self.generation, self.runs_async, self.lock = 0, self.device.type == "cuda", threading.RLock()
         kind = SharedCache if shared else GrowingCache
         self._cache: StepCache = kind(self._session, self.vocab_size, capacity)
 
@@ -145,6 +147,25 @@ class OnnxDecoder:
         check_rope_length(self.config, longest, self.name, "a graph has one set")
         if rewinds:
             self._check_all_logits()
+
+    def close(self) -> None:
+        """Let go of the session and its buffers, at once. A closed decoder generates no more; closing twice is fine."""
+        with exclusive(self):
+            self.generation += 1  # a stream that is still open must not go on
+            self.__dict__.pop("_cache", None)
+            self.__dict__.pop("_session", None)
+            self.__dict__.pop("session", None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_cache", "_session", "session") and "path" in self.__dict__:
+            raise RuntimeError(f"this decoder of {self.name} is closed: open the graph again.")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         """Forget earlier text; the number of positions that ``past`` holds."""

@@ -24,7 +24,7 @@ class SharedCache:
     def __init__(self, session: OnnxSession, vocab_size: int, capacity: int | None) -> None:
         self.session, self.vocab_size = session, vocab_size
         self.shapes = cache_shapes(session)
-        self.steps = BufferPool(self._new_step, capacity)
+        self.steps: BufferPool[DecodeStep] = BufferPool(capacity)
         self.length = 0
         self.fed: dict[str, torch.Tensor] = {}
 
@@ -32,15 +32,16 @@ class SharedCache:
         """Forget the text; make room for the prompt's rows, and for the first of ``capacity`` positions in all."""
         (self.batch, length), self.length, self.fed = prompt.input_ids.shape, 0, {}
         self.padding = (prompt.attention_mask == 0).sum(-1)
-        self.padded = bool(self.padding.any())
-        self.step: DecodeStep = self.steps.start(self.batch, length, capacity)
+        self.most_padding = int(self.padding.max())
+        self.step = self.steps.start(self._new_step, self.batch, length, capacity)
+        self.step.clear()
 
     def load(self, tensors: Sequence[torch.Tensor]) -> None:
         """Fill the cache with flat tensors, copied."""
         self.length = check_tensors(tensors, self.shapes, self.batch)
         for buffer, tensor in zip(self.step.cache.values(), tensors, strict=True):
             for row, padding in enumerate(self.padding.tolist()):
-                buffer[row, :, : self.length - padding] = tensor[row, :, padding:]
+                buffer[row, :, : max(self.length - padding, 0)] = tensor[row, :, padding:]
         self._set_length(self.length)
 
     def forward(self, tokens: torch.Tensor, all_logits: bool) -> torch.Tensor:
@@ -49,12 +50,14 @@ class SharedCache:
         if before + new > self.step.capacity:
             self._grow(before + new)
         if new == 1 and before:
+            if before <= self.most_padding:  # a row whose text has not begun stays at its first position
+                self.step.set_lengths((before - self.padding).clamp(min=0))
             self.length += 1
             self.fed = self.step.inputs
             return self.step.run(tokens)
-        if before and self.batch > 1:  # the operator continues a batch one token at a time
+        if before and (self.batch > 1 or before <= self.most_padding):  # the operator continues one row, not a batch
             return torch.cat([self.forward(tokens[:, i : i + 1], all_logits).clone() for i in range(new)], dim=1)
-        if before or not self.padded:
+        if before or not self.most_padding:
             first = before - int(self.padding[0]) if before else 0
             logits = self._run(tokens, first, before + new - self.padding)
             self._set_length(before + new)
@@ -86,7 +89,7 @@ class SharedCache:
 
     def _grow(self, needed: int) -> None:
         old = self.step
-        self.step = self.steps.grow(self.batch, needed, old.capacity)
+        self.step = self.steps.grow(self._new_step, self.batch, needed, old.capacity)
         for name, buffer in self.step.cache.items():
             buffer[:, :, : self.length] = old.cache[name][:, :, : self.length]
         self._set_length(self.length)
@@ -94,10 +97,11 @@ class SharedCache:
     def _read_padded(self, tokens: torch.Tensor) -> torch.Tensor:
         """A left-padded prompt ``[batch, new]``, each row moved to the beginning of its buffer."""
         new = tokens.shape[1]
-        lengths, column = new - self.padding, torch.arange(new, device=tokens.device)[None]
+        lengths = (new - self.padding).clamp(min=0)  # 0: a row of which only padding is read for now
+        column = torch.arange(new, device=tokens.device)[None]
         moved = tokens.gather(1, (column + self.padding[:, None]).remainder(new))
         if self.session.outputs["logits"].shape[1] != 1:
-            logits = self._run(moved, 0, lengths)
+            logits = self._run(moved, 0, lengths.clamp(min=1))
             self._set_length(new)
             back = (column - self.padding[:, None]).remainder(new)  # to the columns that they came from
             return logits.gather(1, back[..., None].expand(-1, -1, logits.shape[-1]))
@@ -107,7 +111,7 @@ class SharedCache:
         if (longest := int(lengths.max())) > 1:
             self._run(moved[:, : longest - 1], 0, (lengths - 1).clamp(min=1))
         self.length = new
-        self.step.set_lengths(lengths - 1)
+        self.step.set_lengths((lengths - 1).clamp(min=0))
         return self.step.run(tokens[:, -1:])
 
     def _run(self, tokens: torch.Tensor, first: int, lengths: torch.Tensor) -> torch.Tensor:
@@ -152,6 +156,11 @@ class DecodeStep(CapturedStep):
         self.inputs = {name: tensor for name, tensor in inputs.items() if name in session.inputs} | self.cache
         present = {present_name(name): tensor for name, tensor in self.cache.items()}
         self.binding = session.bind(self.inputs, {"logits": self.logits} | present)
+
+    def clear(self) -> None:
+        """Forget earlier text: a NaN of it, however it is masked, would spread."""
+        for buffer in self.cache.values():
+            buffer.zero_()
 
     def set_lengths(self, lengths: torch.Tensor) -> None:
         """How many positions each row has, ``[batch]``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal, Unpack, overload
 
@@ -40,7 +41,7 @@ class TorchEngine:
         self.name, self.device = type(model).__name__, model.device
         self.vocab_size = config.vocab_size
         self.max_positions = getattr(config, "max_position_embeddings", None)
-        self.generation = 0
+        self.generation, self.lock = 0, threading.RLock()
         self._accepts_positions = "position_ids" in accepts
         self._keeps = "logits_to_keep" in accepts
         self._reread_after = _reread_after(model)

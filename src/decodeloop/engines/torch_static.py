@@ -77,7 +77,7 @@ class TorchDecoder(TorchEngine):
         self.runs_async = on_gpu
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
         self.forward_one = torch.compile(for_one_token(model).forward, dynamic=False) if compile else model.forward
-        self.steps = BufferPool(self._new_step, capacity)
+        self.steps: BufferPool[StaticStep] = BufferPool(capacity)
 
     generate, stream = run, decode
 
@@ -92,7 +92,7 @@ class TorchDecoder(TorchEngine):
         self.prompt, self.length = prompt, 0
         batch, length = prompt.input_ids.shape
         tensors = [] if past is None else past_tensors(past, self.config, batch, length)
-        self.step: StaticStep = self.steps.start(batch, length, capacity)
+        self.step = self.steps.start(self._new_step, batch, length, capacity)
         self.step.clear()
         if tensors:
             check_shapes(tensors, self.config, batch)
@@ -138,14 +138,14 @@ class TorchDecoder(TorchEngine):
     def _load(self, tensors: Sequence[torch.Tensor]) -> None:
         self.length = tensors[0].shape[2]
         if self.length > self.step.capacity:
-            self.step = self.steps.grow(len(tensors[0]), self.length, self.step.capacity)
+            self.step = self.steps.grow(self._new_step, len(tensors[0]), self.length, self.step.capacity)
         for index, layer in enumerate(self.step.layers):
             keys, values = tensors[2 * index : 2 * index + 2]
             write_layer(layer, keys.to(self.device), values.to(self.device), self.length)
 
     def _grow(self, needed: int) -> None:
         tensors = self._tensors() if self.length else []
-        self.step = self.steps.grow(len(self.prompt.input_ids), needed, self.step.capacity)
+        self.step = self.steps.grow(self._new_step, len(self.prompt.input_ids), needed, self.step.capacity)
         if tensors:
             self._load(tensors)
         self.step.set_length(self.prompt, self.length)
@@ -204,8 +204,7 @@ class StaticStep(CapturedStep):
 
     def __init__(self, decoder: TorchDecoder, batch: int, capacity: int) -> None:
         super().__init__(decoder.capture, batch, capacity, decoder.device)
-        self.decoder = decoder
-        device, dtype = decoder.device, decoder.model.dtype
+        device, dtype, self.forward_one = decoder.device, decoder.model.dtype, decoder.forward_one
         self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
         self.mask = torch.zeros(batch, 1, 1, capacity, dtype=dtype, device=device)
         self.cache = StaticCache(config=decoder.config, max_cache_len=capacity)
@@ -247,7 +246,7 @@ class StaticStep(CapturedStep):
         self.cache_position.add_(1)
         self.positions.add_(1)
         self.mask.index_fill_(3, self.cache_position, 0)
-        logits = self.decoder.forward_one(
+        logits = self.forward_one(
             input_ids=self.tokens,
             attention_mask=self.mask,
             position_ids=self.positions,

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,19 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         yield from walk(function.node, [])
 
 
-def save_graph(graph: onnx_ir.Model, path: Path) -> None:
-    """Write both files under temporary names, then rename: no half-written graph is ever left at ``path``."""
+def save_graph(graph: onnx_ir.Model, path: Path, prove: Callable[[Path], Any] = lambda path: None) -> Any:
+    """Write both files under temporary names, then rename: no half-written graph is ever left at ``path``.
+
+    ``prove`` is called with the temporary graph in between; what it returns is returned, and if it raises, nothing is
+    written.
+    """
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".export-"))
     try:
         onnx_ir.save(graph, folder / path.name, external_data=f"{path.name}.data")
+        proved = prove(folder / path.name)
         for file in sorted(folder.iterdir(), key=lambda file: file.name, reverse=True):  # the weights first
             os.replace(file, path.parent / file.name)
+        return proved
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -24,6 +24,23 @@ import onnx_ir as ir
 from decodeloop.export.file import METADATA, check_graph_file, save_graph
 from decodeloop.optional import load_onnxruntime
 
+
+class QuantizedPath(type(Path())):  # type: ignore[misc]
+    """The path of a quantized graph, and what became of the weights of the graph that it was made from.
+
+    Attributes
+    ----------
+    products : int
+        Matrix products that were quantized.
+    left : dict of str to int
+        Tables and matrices that kept their type, by name, with their bytes, the largest first: the embedding, which is
+        only gathered from, and every weight that no matrix product multiplies by.
+    """
+
+    products: int
+    left: dict[str, int]
+
+
 QUANTIZED = ("MatMulNBits", "GatherBlockQuantized", "MatMulBnb4", "DequantizeLinear", "MatMulInteger")
 
 
@@ -36,11 +53,12 @@ def quantize_onnx(
     symmetric: bool = True,
     head: bool = True,
     accuracy_level: int = 4,
-) -> Path:
+) -> QuantizedPath:
     """Write a graph with the weights of its matrix products in 8 or 4 bits.
 
+    Linear layers, whichever operator holds them (``MatMul``, ``Gemm``), and the experts of a mixture, each by itself.
     Everything else keeps its type: the embedding table, which is only gathered from, norms, biases and the cache. A
-    head that shares the embedding table gets a quantized copy of its own.
+    head that shares the embedding table gets a quantized copy of its own. The result says what was left.
 
     Parameters
     ----------
@@ -64,8 +82,8 @@ def quantize_onnx(
 
     Returns
     -------
-    Path
-        ``target``.
+    QuantizedPath
+        ``target``, a path; with ``.left``, the weights that kept their type and their bytes.
 
     Raises
     ------
@@ -85,7 +103,7 @@ def quantize_onnx(
             "made from; rounding twice loses more than rounding once."
         )
     quantizer = _quantizer(bits, block_size, symmetric)
-    products = [node for node in model.graph if node.op_type == "MatMul" and _weight(node.inputs[1]) is not None]
+    products = [node for node in model.graph if _weight(node) is not None]
     if not head:
         products = [node for node in products if node not in _head(model)]
     if not products:
@@ -97,8 +115,10 @@ def quantize_onnx(
     metadata = json.loads(model.metadata_props.get(METADATA, "{}"))
     if metadata:
         model.metadata_props[METADATA] = json.dumps(metadata | {"bits": bits, "block_size": block_size})
+    result = QuantizedPath(target)
+    result.products, result.left = len(products), _left(model.graph)
     save_graph(model, target)
-    return target
+    return result
 
 
 def _check(source: Path, target: Path, bits: int, block_size: int, accuracy_level: int) -> None:
@@ -117,33 +137,59 @@ def _check(source: Path, target: Path, bits: int, block_size: int, accuracy_leve
         raise ValueError(f"source and target are both {str(source)!r}: the weights are read while they are written.")
 
 
-def _weight(value: ir.Value | None) -> np.ndarray | None:
-    """The constant ``[K, N]`` matrix that a product multiplies by, a transposed one included; None if there is none."""
+def _weight(node: ir.Node) -> np.ndarray | None:
+    """The constant matrix ``[K, N]`` that a node multiplies by; None if it does something else."""
+    if node.op_type not in ("MatMul", "Gemm"):
+        return None
+    weight = _constant(node.inputs[1])
+    if node.op_type == "Gemm" and weight is not None:
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        if attributes.get("transA", 0) or attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1:
+            return None
+        weight = weight.T if attributes.get("transB", 0) else weight
+    return weight if weight is not None and weight.ndim == 2 and weight.dtype.kind not in "iub" else None
+
+
+def _constant(value: ir.Value | None) -> np.ndarray | None:
+    """A value that does not depend on the inputs: an initializer, transposed perhaps, or one matrix out of a stack."""
     if value is None:
         return None
     node = value.producer()
-    if node is not None and node.op_type == "Transpose":
-        inner = _weight(node.inputs[0])
-        return None if inner is None else inner.T
-    constant = ir.convenience.get_const_tensor(value)
-    return None if constant is None or len(constant.shape) != 2 else constant.numpy()
+    if node is None or node.op_type == "Constant":
+        constant = ir.convenience.get_const_tensor(value)
+        return None if constant is None else constant.numpy()
+    if node.op_type not in ("Transpose", "Squeeze", "Gather"):
+        return None
+    inner = _constant(node.inputs[0])
+    if inner is None:
+        return None
+    if node.op_type == "Transpose":
+        order = node.attributes.get("perm")
+        return inner.transpose(order.as_ints() if order else None)
+    which = _constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if which is None:
+        return None
+    if node.op_type == "Squeeze":
+        return inner.squeeze(tuple(int(axis) for axis in which))
+    axis = node.attributes.get("axis")
+    return inner.take(which, axis=axis.as_int() if axis else 0)
 
 
 def _head(model: ir.Model) -> list[ir.Node]:
     """The last product before the logits."""
     value = next(output for output in model.graph.outputs if output.name == "logits")
     node = value.producer()
-    while node is not None and node.op_type != "MatMul":
+    while node is not None and node.op_type not in ("MatMul", "Gemm"):
         node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
     return [] if node is None else [node]
 
 
 def _replace(graph: ir.Graph, node: ir.Node, quantizer: Any, accuracy_level: int) -> None:
-    matrix = node.inputs[1]
-    weight = _weight(matrix)
+    weight, matrix = _weight(node), node.inputs[1]
     assert matrix is not None  # such a product was picked
     assert weight is not None
-    name = matrix.name if matrix.producer() is None else f"{node.outputs[0].name}.weight"
+    alone = matrix.producer() is None and node.op_type == "MatMul"
+    name = matrix.name if alone else f"{node.outputs[0].name}.weight"
     like = weight.dtype
     packed, scales, zero_points = quantizer.qbits_block_quant(
         np.ascontiguousarray(weight if like in (np.float32, np.float16) else weight.astype(np.float32))
@@ -163,10 +209,13 @@ def _replace(graph: ir.Graph, node: ir.Node, quantizer: Any, accuracy_level: int
     attributes = {"K": weight.shape[0], "N": weight.shape[1], "bits": config.bits, "block_size": config.block_size}
     if accuracy_level:
         attributes["accuracy_level"] = accuracy_level
-    new = ir.node("MatMulNBits", inputs, attributes, domain="com.microsoft", num_outputs=1, name=node.name)
-    old, output = node.outputs[0], new.outputs[0]
+    nodes = [ir.node("MatMulNBits", inputs, attributes, domain="com.microsoft", num_outputs=1, name=node.name)]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None  # a Gemm's
+    if bias is not None:
+        nodes.append(ir.node("Add", [nodes[0].outputs[0], bias], num_outputs=1))
+    old, output = node.outputs[0], nodes[-1].outputs[0]
     output.name, output.type, output.shape = old.name, old.type, old.shape
-    ir.convenience.replace_nodes_and_values(graph, node, [node], [new], [old], [output])
+    ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [old], [output])
 
 
 def _drop_unused(graph: ir.Graph) -> None:
@@ -178,6 +227,17 @@ def _drop_unused(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses() and value not in outputs:
             del graph.initializers[name]
+
+
+def _left(graph: ir.Graph) -> dict[str, int]:
+    """The tables and matrices that are not quantized, and their bytes."""
+    left = {
+        name: tensor.nbytes
+        for name, value in graph.initializers.items()
+        if (tensor := value.const_value) is not None and len(tensor.shape) > 1 and tensor.dtype.is_floating_point()
+        if not any(node.op_type == "MatMulNBits" for node, _ in value.uses())
+    }
+    return dict(sorted(left.items(), key=lambda item: -item[1]))
 
 
 def _quantizer(bits: int, block_size: int, symmetric: bool) -> Any:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +31,7 @@ from decodeloop.export.traced import (
     flat_tensors,
 )
 from decodeloop.export.traced_gqa import GqaDecoder, gqa_attentions, gqa_inputs
-from decodeloop.models.given import as_model
-from decodeloop.models.load import LoadedModel, get_weight_type
+from decodeloop.models.load import get_weight_type
 
 Exporter = Literal["dynamo", "fused", "gqa"]
 Logits = Literal["all", "last"]
@@ -66,6 +64,8 @@ class ExportReport:
         How often each operator stands in the graph, most frequent first.
     bytes : int
         Size of both files.
+    checked : Checked or None
+        What was compared with the model before the files got their names; None with ``check=False``.
     """
 
     path: Path
@@ -78,66 +78,21 @@ class ExportReport:
     outputs: dict[str, list[int | str]]
     operators: dict[str, int]
     bytes: int
+    checked: Any = None
 
 
-def export_onnx(
-    model: PreTrainedModel | LoadedModel,
-    path: str | os.PathLike[str],
-    *,
-    exporter: Exporter = "dynamo",
-    logits: Logits | None = None,
+def write_onnx(
+    model: PreTrainedModel,
+    path: Path,
+    exporter: str,
+    logits: Logits | None,
+    prove: Callable[[Path], Any] = lambda path: None,
 ) -> ExportReport:
-    """Export a decoder to one ONNX graph for both phases: reading the prompt, and decoding through the cache.
+    """Make a graph, hand its file under a temporary name to ``prove``, and give it its name if that does not raise.
 
-    The graph takes ``input_ids`` ``[batch, sequence]``, ``attention_mask`` ``[batch, total]``, ``position_ids``
-    ``[batch, sequence]`` and ``past_key_values.{layer}.key|value`` ``[batch, heads, past, head size]``, all of them
-    dynamic in batch and length, and returns ``logits`` and ``present.{layer}.key|value``. The names are those that
-    Optimum and onnxruntime-genai use. Its metadata holds the model's configuration and special tokens.
-
-    Parameters
-    ----------
-    model : transformers PreTrainedModel, or LoadedModel
-        A decoder that keeps keys and values. The graph has the dtype of its weights.
-    path : str or path
-        The file to write, in an existing folder; the weights go beside it, to ``<path>.data``.
-    exporter : str
-        - ``"dynamo"``: ``torch.onnx.export`` on the plain model, for any ONNX runtime. The cache grows: ``present`` is
-          ``past`` with the new positions behind.
-        - ``"fused"``: for onnxruntime, and the faster one. Each layer's attention is one
-          ``com.microsoft::GroupQueryAttention``, whatever the number of key heads, over a cache of fixed capacity that
-          past and present share: ``past`` is ``capacity``, ``present`` the same buffer, and rows are padded on the
-          right, which :class:`decodeloop.OnnxDecoder` takes care of.
-
-          For models whose layers are known (Llama, Mistral, Phi, Phi-3, Qwen 2 and 3, SmolLM3) the whole graph is put
-          together from fused operators. It has no ``position_ids``: the operator counts them from the mask and rotates
-          by itself. Other models are traced with that operator as their attention, which takes longer, and their graph
-          has ``position_ids`` as usual. ``ExportReport.graph`` says which. ``"gqa"`` is an older name of it.
-    logits : str, optional
-        ``"all"``: the logits of every position of ``input_ids``; ``"last"``: of the last one only, ``[batch, 1,
-        vocabulary]``, which is all that decoding needs. Default: ``"all"`` with ``"dynamo"``, ``"last"`` with
-        ``"fused"``.
-
-    Returns
-    -------
-    ExportReport
-
-    Raises
-    ------
-    ValueError
-        If an argument cannot be used, or the model is one that this export does not cover.
-    FileNotFoundError
-        If the folder of ``path`` does not exist.
-
-    Examples
-    --------
-    >>> import decodeloop, tempfile
-    >>> loaded = decodeloop.load(device="cpu")
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     report = decodeloop.export_onnx(loaded.model, f"{folder}/model.onnx", exporter="fused")
-    >>> report.graph, report.operators["GroupQueryAttention"], report.outputs["logits"]
-    ('fused', 6, ['batch', 1, 3072])
+    :func:`decodeloop.export_onnx` tells the rest.
     """
-    model, path, name = as_model(model), Path(path), ALIASES.get(exporter, exporter)
+    name = ALIASES.get(exporter, exporter)
     if name not in OPSETS:
         raise ValueError(f"exporter={exporter!r}: expected one of {', '.join(map(repr, OPSETS))}.")
     if logits not in ("all", "last", None):
@@ -151,8 +106,8 @@ def export_onnx(
     put_together = name == "fused" and fusable(model)
     graph = fused_decoder(model, last_only) if put_together else _trace(model, name, last_only)
     graph.metadata_props[METADATA] = _metadata(model, name)
-    save_graph(graph, path)
-    return _report(path, name, "fused" if put_together else "traced", time.perf_counter() - started)
+    checked = save_graph(graph, path, prove)
+    return _report(path, name, "fused" if put_together else "traced", time.perf_counter() - started, checked)
 
 
 def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Model:
@@ -226,7 +181,7 @@ def _metadata(model: PreTrainedModel, exporter: str) -> str:
     )
 
 
-def _report(path: Path, exporter: str, graph: str, seconds: float) -> ExportReport:
+def _report(path: Path, exporter: str, graph: str, seconds: float, checked: Any) -> ExportReport:
     proto = onnx.load(path, load_external_data=False)
     data = path.with_name(path.name + ".data")
     return ExportReport(
@@ -240,6 +195,7 @@ def _report(path: Path, exporter: str, graph: str, seconds: float) -> ExportRepo
         outputs=_shapes(proto.graph.output),
         operators=dict(Counter(node.op_type for node in proto.graph.node).most_common()),
         bytes=path.stat().st_size + data.stat().st_size,
+        checked=checked,
     )
 
 

@@ -43,6 +43,7 @@ def verify(
     Parameters
     ----------
     reference, candidate : transformers model, LoadedModel, OnnxDecoder, TorchDecoder, or path of an ONNX graph
+        A graph is opened on the other one's device.
     prompts : torch.Tensor or sequence of torch.Tensor
         int ``[batch, length]`` each.
     attention_mask : same structure, optional
@@ -70,7 +71,8 @@ def verify(
     (True, 5, True)
     """
     check_count("max_new_tokens", max_new_tokens, 1, note="or nothing is compared")
-    ref, cand = as_engine(reference), as_engine(candidate)
+    device = next((each.device for each in (reference, candidate) if hasattr(each, "device")), "auto")
+    ref, cand = as_engine(reference, device), as_engine(candidate, device)
     _check_comparable(ref, cand)
     ends = end_tokens(ref, eos_token_id)
     tally = Tally()
@@ -150,8 +152,8 @@ def _check_comparable(ref: Engine, cand: Engine) -> None:
             raise ValueError(f"(type, layers, hidden size) differ, {facts[0]} and {facts[1]}: not the same model.")
 
 
-def as_engine(decoder: Decoder) -> Engine:
-    """What runs a decoder, whichever form it was given in.
+def as_engine(decoder: Decoder, device: torch.device | str = "auto") -> Engine:
+    """What runs a decoder, whichever form it was given in; a graph's path is opened on ``device``.
 
     Raises
     ------
@@ -163,7 +165,7 @@ def as_engine(decoder: Decoder) -> Engine:
     if isinstance(decoder, PreTrainedModel | LoadedModel):
         return TorchEngine(decoder)
     if isinstance(decoder, str | os.PathLike):
-        return OnnxDecoder(decoder)
+        return OnnxDecoder(decoder, device=device)
     raise ValueError(
         f"{type(decoder).__name__}: expected a transformers model, an OnnxDecoder, a TorchDecoder, or a graph's path."
     )

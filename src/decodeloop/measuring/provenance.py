@@ -122,8 +122,8 @@ def provenance(
     Examples
     --------
     >>> where = provenance(model="bundled", rows=4, figures={"loop (tokens/s)": 177.2})
-    >>> where["torch"] == torch.__version__, where["rows"], where["figures"]
-    (True, 4, {'loop (tokens/s)': 177.2})
+    >>> where["model"], where["rows"], where["figures"]
+    ('bundled', 4, {'loop (tokens/s)': 177.2})
     """
     if provider is not None and not isinstance(provider, str):
         provider, spinning = provider.providers[0], getattr(provider, "spinning", spinning)
