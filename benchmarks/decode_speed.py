@@ -40,7 +40,8 @@ def build(name: str, device: torch.device | str, dtype: str):
     if name == "llama-110m":
         torch.manual_seed(0)
         dtype_ = (torch.float16 if torch.device(device).type == "cuda" else torch.float32) if dtype == "auto" else dtype
-        return AutoModelForCausalLM.from_config(LLAMA_110M, dtype=dtype_).to(device).eval(), "random"
+        model = AutoModelForCausalLM.from_config(LLAMA_110M, dtype=dtype_, trust_remote_code=False)
+        return model.to(device).eval(), "random"
     loaded = decodeloop.load(name, device=device, dtype=dtype, random_weights=name != "bundled")
     return loaded.model, loaded.weights
 

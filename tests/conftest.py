@@ -3,7 +3,7 @@
 import os
 import pickle
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs a hub starts one of its own, in a process of its own
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs a hub starts one of its own
 
 import pytest
 import torch

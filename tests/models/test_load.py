@@ -1,9 +1,11 @@
 """Loading: the bundled model, directories, shapes, and what is said when something is missing."""
 
+import os
 import subprocess
 import sys
 import textwrap
 
+import numpy
 import pytest
 import torch
 from helpers import build
@@ -137,7 +139,7 @@ def test_phi_1_5_has_its_published_size():
 
     config, generation = published_shape("microsoft/phi-1_5")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     assert sum(p.numel() for p in model.parameters()) == 1_418_270_720
     assert model.config.rope_parameters["partial_rotary_factor"] == 0.5
     assert generation.eos_token_id == 50256
@@ -164,13 +166,49 @@ def test_pickled_weights_are_not_read(tmp_path):
         decodeloop.load(tmp_path)
 
 
-def test_bad_arguments_are_named(folder):
-    with pytest.raises(ValueError, match="dtype='int8': expected \"auto\", or a floating-point type"):
-        decodeloop.load(folder, dtype="int8")
-    with pytest.raises(ValueError, match="device='gpu': expected \"auto\""):
-        decodeloop.load(folder, device="gpu")
-    with pytest.raises(ValueError, match="name='a/b/c': expected \"bundled\", an existing directory, or a hub id"):
-        decodeloop.load("a/b/c")
+@pytest.mark.parametrize(
+    "name", [5, None, b"bundled", ["bundled"], "", "  ", "a/b/c", "a\0b", "x" * 5000, "~nobody-of-that-name/x"]
+)
+def test_what_can_be_no_name_is_refused(name):
+    with pytest.raises(ValueError, match='^name=.*: expected "bundled", an existing directory, or a hub id') as caught:
+        decodeloop.load(name)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("device", ["gpu", None, 1.5, "meta", "mps:7", "xpu", "cuda:-1", ""])
+def test_a_device_that_cannot_be_used_is_refused(folder, device):
+    with pytest.raises(ValueError, match='^device=.*: expected "auto", "cpu" or "cuda"'):
+        decodeloop.load(folder, device=device)
+
+
+@pytest.mark.parametrize("dtype", ["int8", torch.int8, "float8_e4m3fn", "", None, 5, float, numpy.dtype("float16")])
+def test_a_type_that_is_no_floating_point_type_is_refused(folder, dtype):
+    with pytest.raises(ValueError, match='^dtype=.*: expected "auto", or a floating-point type'):
+        decodeloop.load(folder, dtype=dtype)
+
+
+def test_a_loaded_model_is_no_name(bundled):
+    with pytest.raises(ValueError, match="^name=<?Loaded") as caught:
+        decodeloop.load(bundled)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_file_in_place_of_its_folder_is_named(folder):
+    with pytest.raises(FileNotFoundError, match="model.safetensors' is a file: expected a folder with config.json"):
+        decodeloop.load(folder / "model.safetensors")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="no permission is denied to this user")
+def test_a_folder_that_may_not_be_read_is_named(folder):
+    folder.chmod(0)
+    try:
+        with pytest.raises(PermissionError, match="tiny' cannot be read: its permissions forbid it"):
+            decodeloop.load(folder)
+    finally:
+        folder.chmod(0o700)
+
+
+def test_a_shape_that_is_not_known_is_said_with_the_known_ones():
     with pytest.raises(ValueError, match="shape of 'some/model' is not known.*Known shapes: HuggingFaceTB"):
         decodeloop.load("some/model", random_weights=True)
 

@@ -143,7 +143,7 @@ def tiny_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     would otherwise repeat its last token for ever.
     """
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
     embeddings = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     with torch.no_grad():
         for parameter in model.parameters():

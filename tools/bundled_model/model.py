@@ -88,8 +88,8 @@ def name_tokenizer_class(path: Path) -> None:
 
 def load_folder(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"):
     """The model, ready to generate, and its tokenizer; nothing is looked up on a network."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = PhiForCausalLM.from_pretrained(folder, local_files_only=True, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model = PhiForCausalLM.from_pretrained(folder, local_files_only=True, dtype=dtype, trust_remote_code=False)
     return model.to(device).eval(), tokenizer
 
 

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.utils import logging
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from decodeloop.models.hub import download
+from decodeloop.models.checkpoint import check_folder, one_line, read_object
+from decodeloop.models.decoder_config import decoder_config, needs_code
+from decodeloop.models.hub import cached, download
 from decodeloop.models.shapes import SHAPES, published_shape
+from decodeloop.models.weights import random_model, trained_model
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -87,35 +82,28 @@ def load(
     Raises
     ------
     ValueError
-        If ``name``, ``device`` or ``dtype`` is none of the above, or CUDA is asked for and there is no GPU.
+        If ``name``, ``device`` or ``dtype`` is none of the above, or CUDA is asked for and there is no GPU. If the
+        model is no decoder, needs code of its own (which is never run), or its weights are damaged or do not hold
+        each of its tensors.
     FileNotFoundError
         If a directory, its ``config.json`` or its ``*.safetensors`` does not exist.
     OSError
-        If the hub does not know the model or cannot be reached.
+        If the hub does not know the model or cannot be reached, and the local cache holds no whole copy of it.
     """
     device = pick_device(device)
-    name = os.fspath(name)
-    path = Path(name).expanduser()
-    if name == "bundled":
-        source, folder = "bundled", BUNDLED
-    elif path.is_dir():
-        source, folder = "local", path
-    elif path.is_absolute() or name.startswith((".", "~")) or "\\" in name or path.exists():
-        raise FileNotFoundError(f"{name!r} is not a directory: expected a folder with config.json and *.safetensors.")
-    elif random_weights and (shape := published_shape(name)):
-        return _random(*shape, _cached_tokenizer(name), name, "hub", device, dtype)
-    else:
-        source, folder = "hub", _fetch(name, random_weights)
-    _require(folder, ["config.json"], name, "a model's configuration")
-    tokenizer = _tokenizer(folder)
+    _pick_dtype(dtype, device)
+    name, folder, source = _locate(name)
+    if folder is None and random_weights and (shape := published_shape(name)):
+        return _random(*shape, _cached_tokenizer(name), name, source, device, dtype)
+    if folder is None:
+        folder = _fetch(name, random_weights)
+    if source != "bundled":
+        check_folder(folder, weights=not random_weights)
+    config, tokenizer = decoder_config(folder, name), _tokenizer(folder, name)
     if random_weights:
-        config = AutoConfig.from_pretrained(folder)
-        return _random(config, _generation_config(folder, config), tokenizer, name, source, device, dtype)
-    _require(folder, ["*.safetensors"], name, "its weights; only safetensors are read, convert other formats first")
-    with _progress(source != "bundled" and sys.stderr.isatty()):
-        model: Any = AutoModelForCausalLM.from_pretrained(  # its .to is annotated as a function, without the self
-            folder, dtype=_pick_dtype(dtype, device), use_safetensors=True, local_files_only=True
-        )
+        return _random(config, _generation_config(folder, name, config), tokenizer, name, source, device, dtype)
+    shown = source != "bundled" and sys.stderr.isatty()
+    model: Any = trained_model(folder, name, config, _pick_dtype(dtype, device), shown=shown)
     return LoadedModel(model.to(device).eval(), tokenizer, name, "trained", source)
 
 
@@ -128,11 +116,13 @@ def pick_device(device: torch.device | str) -> torch.device:
         If the name is unknown, or CUDA is asked for and torch sees no such GPU.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if gpus else "cpu")
     try:
         picked = torch.device(device)
-    except RuntimeError:
+        if picked.type != "cuda":
+            torch.empty(1, device=picked).item()  # a kind of device that this torch only knows by name cannot
+    except (RuntimeError, TypeError, NotImplementedError, AssertionError):
         raise ValueError(f'device={device!r}: expected "auto", "cpu" or "cuda".') from None
     if picked.type == "cuda" and (picked.index or 0) >= gpus:
         raise ValueError(
@@ -159,25 +149,35 @@ def get_weight_type(model: torch.nn.Module) -> torch.dtype:
 
 
 def _pick_dtype(dtype: torch.dtype | str, device: torch.device, own: Any = "auto") -> torch.dtype | str:
-    if dtype == "auto":
+    if isinstance(dtype, str) and dtype == "auto":
         return torch.float32 if device.type == "cpu" else own
     picked = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(picked, torch.dtype) or not picked.is_floating_point:
+    if not isinstance(picked, torch.dtype) or picked not in _FLOATS:
         raise ValueError(f'dtype={dtype!r}: expected "auto", or a floating-point type such as "float16".')
     return picked
 
 
-@contextmanager
-def _progress(shown: bool) -> Iterator[None]:
-    """transformers' progress bar, only where somebody waits and watches: in a log, each of its frames is a line."""
-    before = logging.is_progress_bar_enabled()
-    if not shown:
-        logging.disable_progress_bar()
+def _locate(name: str | os.PathLike[str]) -> tuple[str, Path | None, str]:
+    """A name as a string, the folder that it is (None for a hub id), and which kind of source that is."""
+    expected = 'expected "bundled", an existing directory, or a hub id such as "microsoft/phi-1_5"'
+    if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str) or not os.fspath(name).strip():
+        raise ValueError(f"name={reprlib.repr(name)}: {expected}.")
+    name = os.fspath(name)
+    if name == "bundled":
+        return name, BUNDLED, "bundled"
     try:
-        yield
-    finally:
-        if before:
-            logging.enable_progress_bar()
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return name, path, "local"
+        is_path = path.exists() or path.is_absolute() or name.startswith((".", "~")) or "\\" in name
+    except PermissionError:
+        raise PermissionError(f"{name!r} cannot be read: the permissions of a folder above it forbid it.") from None
+    except (OSError, RuntimeError, ValueError):  # longer than a path may be, another user's home, a null byte
+        raise ValueError(f"name={reprlib.repr(name)}: {expected}.") from None
+    if is_path:
+        what = "a file" if path.is_file() else "not a directory"
+        raise FileNotFoundError(f"{name!r} is {what}: expected a folder with config.json and *.safetensors.")
+    return name, None, "hub"
 
 
 def _random(
@@ -190,10 +190,7 @@ def _random(
     dtype: torch.dtype | str,
 ) -> LoadedModel:
     own = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    gpus = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus), torch.device(device):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=_pick_dtype(dtype, device, own))
+    model = random_model(config, _pick_dtype(dtype, device, own), device)
     model.generation_config = generation
     return LoadedModel(model.eval(), tokenizer, name, "random", source)
 
@@ -201,36 +198,47 @@ def _random(
 def _fetch(name: str, random_weights: bool) -> Path:
     try:
         return download(name, weights=not random_weights)
-    except OSError:
+    except OSError as error:
         if random_weights:
             raise ValueError(
                 f"random_weights=True: the shape of {name!r} is not known here and the Hugging Face hub does not give "
-                f"it. Known shapes: {', '.join(sorted(SHAPES))}."
+                f"it. Known shapes: {', '.join(sorted(SHAPES))}. ({error})"
             ) from None
         raise
 
 
-def _require(folder: Path, patterns: list[str], name: str, what: str) -> None:
-    for pattern in patterns:
-        if not any(folder.glob(pattern)):
-            raise FileNotFoundError(f"{name!r} has no {pattern} ({what}). The folder is {folder}.")
-
-
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(folder: Path, name: str) -> Any:
     known = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
     if not any((folder / file).exists() for file in known):
         return None
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    # tokenizer.json says all that a tokenizer does; other files say it only to the class that the settings name.
+    settings, whole = folder / "tokenizer_config.json", (folder / "tokenizer.json").exists()
+    values = {} if whole or not settings.exists() else read_object(settings)
+    own = str(values.get("tokenizer_class")).removesuffix("Fast") if "auto_map" in values else None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a class of its own for each kind of tokenizer and each kind of fault
+        if own or "trust_remote_code" in str(error):
+            raise needs_code(name, "its tokenizer") from None
+        raise ValueError(f"{name!r}: its tokenizer cannot be read: {one_line(error)}") from error
+    if own and own != type(tokenizer).__name__.removesuffix("Fast"):
+        raise needs_code(name, "its tokenizer")
+    return tokenizer
 
 
 def _cached_tokenizer(name: str) -> Any:
+    """The tokenizer of a hub model whose files are on this machine already, else the bundled one."""
+    folder, _ = cached(name, weights=False)
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError):
-        return AutoTokenizer.from_pretrained(BUNDLED, local_files_only=True)
+        return (folder and _tokenizer(folder, name)) or _tokenizer(BUNDLED, "bundled")
+    except ValueError:
+        return _tokenizer(BUNDLED, "bundled")
 
 
-def _generation_config(folder: Path, config: Any) -> GenerationConfig:
-    if (folder / "generation_config.json").exists():
+def _generation_config(folder: Path, name: str, config: PreTrainedConfig) -> GenerationConfig:
+    if not (folder / "generation_config.json").exists():
+        return GenerationConfig.from_model_config(config)
+    try:
         return GenerationConfig.from_pretrained(folder)
-    return GenerationConfig.from_model_config(config)
+    except Exception as error:
+        raise ValueError(f"{name!r}: its generation_config.json cannot be used: {one_line(error)}") from error

@@ -1,0 +1,56 @@
+"""Run the tests that keep the promises of docs/promises.toml, and count: docs/promises.csv, which the page shows.
+
+    nox -s promises
+"""
+
+import csv
+import datetime
+import subprocess
+import sys
+import tempfile
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMISES, COUNTS = ROOT / "docs" / "promises.toml", ROOT / "docs" / "promises.csv"
+COLUMNS = ["We promise", "Kept by", "Passed", "Not run"]
+
+
+def read_promises(path: Path = PROMISES) -> list[dict]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))["promise"]
+
+
+def run(tests: list[str], *options: str) -> Counter:
+    """How the cases of these tests ended: passed, failed, skipped."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-o", "junit_family=xunit1", f"--junitxml={report}"]
+        subprocess.run([*command, *options, *tests], cwd=ROOT, check=False)
+        cases = ElementTree.parse(report).iter("testcase")
+        return Counter(outcome(case) for case in cases)
+
+
+def outcome(case: ElementTree.Element) -> str:
+    tags = {child.tag for child in case}
+    return "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
+
+
+def main() -> int:
+    rows, failed = [], 0
+    for promise in read_promises():
+        counts = run(promise["tests"], *sys.argv[1:])
+        failed += counts["failed"] or not counts["passed"]
+        names = ", ".join(f"``{test.removeprefix('tests/').replace('.py::', ': ')}``" for test in promise["tests"])
+        rows.append([promise["says"], names, f"{counts['passed']} of {counts['passed'] + counts['failed']}", counts["skipped"]])
+        print(promise["says"], dict(counts), flush=True)
+    with COUNTS.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([COLUMNS, *rows])
+    print(f"{len(rows)} promises, {failed} broken, on {datetime.date.today()}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
