@@ -17,10 +17,11 @@ from decodeloop.engines.torch_static import TorchDecoder
 from decodeloop.export.quantize import quantize_onnx
 from decodeloop.export.traced import export_inputs
 from decodeloop.export.write import ExportReport
-from decodeloop.measuring.agreement import VerifyReport, verify
+from decodeloop.measuring.agreement import verify
 from decodeloop.measuring.bandwidth import memory_bandwidth
 from decodeloop.measuring.describe import string_type
 from decodeloop.measuring.difference import max_diff, string_diff
+from decodeloop.measuring.divergence import VerifyReport
 from decodeloop.measuring.perplexity import perplexity
 from decodeloop.measuring.provenance import Provenance, provenance
 from decodeloop.measuring.roofline import Roofline, roofline

@@ -14,14 +14,14 @@ from decodeloop import OnnxDecoder, PromptLookup, Sampler, TorchDecoder
 FREE = {"eos_token_id": None}
 
 
-def engine(name, phi, phi_graph, phi_shared):
+def engine(name, phi, phi_graph, phi_fused):
     if name == "static":
         return TorchDecoder(phi)
-    return OnnxDecoder({"onnx": phi_graph, "gqa": phi_shared}[name].path, device="cpu")
+    return OnnxDecoder({"dynamo": phi_graph, "fused": phi_fused}[name].path, device="cpu")
 
 
-@pytest.fixture(params=["torch", "static", "onnx", "gqa"])
-def broken(request, phi, phi_graph, phi_shared):
+@pytest.fixture(params=["torch", "static", "dynamo", "fused"])
+def broken(request, phi, phi_graph, phi_fused):
     """``broken(value, at, row)``: generate of an engine whose logits are ``value`` in a row at step ``at``."""
 
     def make(value, at, row):
@@ -37,7 +37,7 @@ def broken(request, phi, phi_graph, phi_shared):
             model = copy.deepcopy(phi)
             model.lm_head.register_forward_hook(lambda module, given, logits: edit(logits))
             return lambda ids, **options: decodeloop.generate(model, ids, **options)
-        decoder = engine(request.param, phi, phi_graph, phi_shared)
+        decoder = engine(request.param, phi, phi_graph, phi_fused)
         forward = decoder.forward
         decoder.forward = lambda *given, **options: edit(forward(*given, **options))
         return decoder.generate

@@ -158,7 +158,7 @@ def test_a_static_cache_that_is_too_small_is_refused(phi):
 
 def test_a_cache_that_has_dropped_tokens_goes_to_no_engine_that_needs_them(decoder):
     """A sliding window's last tokens are no text for an engine that keeps all of it."""
-    model = build(MistralForCausalLM, MistralConfig, num_key_value_heads=4, sliding_window=6)
+    model = build(MistralForCausalLM, MistralConfig, num_key_value_heads=4, head_dim=32, sliding_window=6)
     ids = prompt_ids(1, 12)
     _, cache = decodeloop.generate(model, ids, max_new_tokens=1, return_cache=True, **FREE)
     text = torch.cat([ids, prompt_ids(1, 2)], dim=-1)

@@ -46,7 +46,8 @@ def past_cache(past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig, b
     try:
         states = [read_layer(layer) for layer in kv_layers(past)]
     except ValueError:
-        _check_rows([layer.keys for layer in past.layers if getattr(layer, "keys", None) is not None], batch)
+        kept: list[Any] = [getattr(layer, "keys", None) for layer in past.layers]
+        _check_rows([each for each in kept if each is not None], batch)
         return past  # it holds more than keys and values
     check_shapes([tensor for state in states for tensor in state[:2]], config, batch)
     total = past_length(past)

@@ -83,8 +83,7 @@ def greedy(engine: Engine, prompt: Prompt, max_new_tokens: int, eos_token_ids: l
     settings._eos_token_tensor = ends
     if ends is None:  # transformers' has nothing to make likelier then, and fails
         settings.exponential_decay_length_penalty = None
-    maker = _Maker()
-    maker.config = engine.config or PreTrainedConfig(vocab_size=engine.vocab_size)
+    maker: Any = _Maker(engine.config or PreTrainedConfig.from_dict({"vocab_size": engine.vocab_size}))
     processors = maker._get_logits_processor(
         settings,
         length,
@@ -97,6 +96,9 @@ def greedy(engine: Engine, prompt: Prompt, max_new_tokens: int, eos_token_ids: l
 
 class _Maker(GenerationMixin):
     """As much of a model as transformers' function needs that makes the processors of a configuration."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self.config = config
 
 
 def check_settings(settings: GenerationConfig, engine: Engine) -> None:

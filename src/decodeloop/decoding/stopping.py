@@ -102,7 +102,7 @@ def _pad_token(engine: Engine, pad_token_id: PadToken, ends: list[int]) -> int:
     if isinstance(pad_token_id, str):
         if pad_token_id != "model":
             raise ValueError(f'pad_token_id={pad_token_id!r}: expected "model", an int, or None.')
-        own = engine.generation_config and engine.generation_config.pad_token_id
+        own: Any = engine.generation_config and engine.generation_config.pad_token_id
         pad_token_id = own if _known(engine, own) else None
     if pad_token_id is None:
         return ends[0] if ends else 0

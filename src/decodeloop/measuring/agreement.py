@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -117,7 +118,8 @@ def _paired(
 
 def _generated(ref: TorchEngine, prompt: Prompt, steps: int, ends: list[int]) -> torch.Tensor:
     """The new tokens of transformers' own ``generate``, ``[batch, at most steps]``."""
-    given, model = prompt.to(ref.device), ref.model
+    given = prompt.to(ref.device)
+    model: Any = ref.model
     plain = {"do_sample": False, "return_dict_in_generate": False, "stop_strings": None, "max_time": None}
     with quiet():
         text = model.generate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -19,7 +18,7 @@ STATES = {
 }
 
 
-def as_model(given: PreTrainedModel | LoadedModel | Any) -> PreTrainedModel:
+def as_model(given: PreTrainedModel | LoadedModel) -> PreTrainedModel:
     """The model itself, where a model or what ``load`` returned is given.
 
     Raises
@@ -27,10 +26,11 @@ def as_model(given: PreTrainedModel | LoadedModel | Any) -> PreTrainedModel:
     ValueError
         If it is neither.
     """
-    model: Any = given.model if isinstance(given, LoadedModel) else given
-    if not (isinstance(model, torch.nn.Module) and hasattr(model, "config")):
-        raise ValueError(f"{type(given).__name__}: expected a transformers model, or what decodeloop.load returns.")
-    return model
+    if isinstance(given, LoadedModel):
+        return given.model
+    if isinstance(given, torch.nn.Module) and hasattr(given, "config"):
+        return given  # or a wrapper around one
+    raise ValueError(f"{type(given).__name__}: expected a transformers model, or what decodeloop.load returns.")
 
 
 def check_decoder(model: PreTrainedModel) -> None:
