@@ -46,10 +46,12 @@ WITHOUT_EFFECT = [
 
 @pytest.fixture(scope="module")
 def graphs(phi_graph, phi_fused):
-    return {name: OnnxDecoder(graph.path, device="cpu") for name, graph in (("onnx", phi_graph), ("gqa", phi_fused))}
+    return {
+        name: OnnxDecoder(graph.path, device="cpu") for name, graph in (("dynamo", phi_graph), ("fused", phi_fused))
+    }
 
 
-@pytest.fixture(params=["torch", "static", "onnx", "gqa"])
+@pytest.fixture(params=["torch", "static", "dynamo", "fused"])
 def generate(request, phi, graphs, monkeypatch):
     """``generate(settings, ids, ...)``: an engine's tokens by a generation_config, which phi then has too."""
     engine = graphs.get(request.param) or (TorchDecoder(phi) if request.param == "static" else None)

@@ -17,10 +17,10 @@ FREE = {"eos_token_id": None}
 def engine(name, phi, phi_graph, phi_fused):
     if name == "static":
         return TorchDecoder(phi)
-    return OnnxDecoder({"onnx": phi_graph, "gqa": phi_fused}[name].path, device="cpu")
+    return OnnxDecoder({"dynamo": phi_graph, "fused": phi_fused}[name].path, device="cpu")
 
 
-@pytest.fixture(params=["torch", "static", "onnx", "gqa"])
+@pytest.fixture(params=["torch", "static", "dynamo", "fused"])
 def broken(request, phi, phi_graph, phi_fused):
     """``broken(value, at, row)``: generate of an engine whose logits are ``value`` in a row at step ``at``."""
 

@@ -81,11 +81,13 @@ def past_tensors(
         layers = [] if config is None else kv_layers(DynamicCache(config=config))
         seen = text_length(pairs, layers) if len(layers) == len(pairs) else held[-1]
     _check_length(seen, length)
-    if held != [seen]:
+    if held[0] < seen:
         raise ValueError(
-            f"past_key_values is of {seen} tokens, and its layers hold {held} of them: expected all of the text. What "
-            "a layer with a sliding window has dropped must be read again: leave past_key_values out."
+            f"past_key_values is of {seen} positions, of which a layer with a sliding window kept the last {held[0]}: "
+            "expected all of them, so read the text again, without past_key_values."
         )
+    if held != [seen]:
+        raise ValueError(f"the layers of past_key_values hold {held} positions: expected {seen}, all of the text.")
     _check_rows(tensors, batch)
     return tensors
 
