@@ -61,28 +61,31 @@ def read_foreign(path: Path, config: PreTrainedConfig | None) -> ForeignGraph:
     if any(node.op_type in ("SparseAttention", "PagedAttention") for node in nodes):
         raise ValueError(f"{path.name} keeps another kind of cache than keys and values one after another: {ADVICE}")
     attention = [node for node in nodes if node.op_type == "GroupQueryAttention"]
-    rows = _check_counting(path.name, graph, attention) if attention else None
+    limits = _check_counting(path.name, graph, attention) if attention else []
     said = _genai_config(path.parent)
     model = said.get("model", {})
     decoder = model.get("decoder", {})
     heads, size = decoder.get("num_key_value_heads"), decoder.get("head_size")
     if None in (heads, size) and config is not None and any(dim.dim_param for kind in past for dim in _sizes(kind)):
         _, heads, size = kv_shape(config)
+    window = decoder.get("sliding_window", {}).get("window_size") or getattr(config, "sliding_window", None)
+    if attention and window and not any(_window(node) > 0 for node in attention):
+        limits.append(window)  # the builder left it out of Mistral's graph: right up to there
     return ForeignGraph(
         bool(attention),
         onnx.TensorProto.FLOAT in cache,
         heads,
         size,
-        rows or model.get("context_length"),
+        min(limits, default=model.get("context_length")),
         _greedy_settings(model, said.get("search", {})) if model else None,
     )
 
 
-def _check_counting(name: str, graph: onnx.GraphProto, attention: list[onnx.NodeProto]) -> int | None:
-    """Refuse operators that are fed otherwise than a shared cache feeds them; the positions of their rotary tables."""
+def _check_counting(name: str, graph: onnx.GraphProto, attention: list[onnx.NodeProto]) -> list[int]:
+    """Refuse operators that are fed otherwise than a shared cache feeds them; the rows of their rotary tables."""
     makers = {output: node for node in graph.node for output in node.output}
     tables = {weight.name: weight.dims[0] for weight in graph.initializer if weight.dims}
-    rows = []
+    rows: list[int] = []
     for node in attention:
         lengths, total, *rotary = [*node.input, *[""] * 4][5:9]
         if not (_reads_mask(lengths, "ReduceSum", makers) and _reads_mask(total, "Shape", makers)):
@@ -93,7 +96,7 @@ def _check_counting(name: str, graph: onnx.GraphProto, attention: list[onnx.Node
         rows += [tables[table] for table in rotary]
     if any(node.op_type == "If" for node in graph.node):
         raise ValueError(f"{name} decides as it goes by how long its text is (longrope?): {ADVICE}")
-    return min(rows, default=None)
+    return rows
 
 
 def _reads_mask(value: str, operator: str, makers: dict[str, onnx.NodeProto]) -> bool:
@@ -104,6 +107,10 @@ def _reads_mask(value: str, operator: str, makers: dict[str, onnx.NodeProto]) ->
             break
         found, value = found or node.op_type == operator, node.input[0] if node.input else ""
     return found and value == "attention_mask"
+
+
+def _window(node: onnx.NodeProto) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "local_window_size"), -1)
 
 
 def _sizes(kind: onnx.TypeProto.Tensor) -> list[onnx.TensorShapeProto.Dimension]:
