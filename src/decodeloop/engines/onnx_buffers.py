@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,22 +12,34 @@ from decodeloop.caches.buffer_pool import no_room
 from decodeloop.engines.onnx_session import OnnxSession
 
 
-def cache_shapes(session: OnnxSession) -> dict[str, tuple[int, int]]:
-    """Name of each cache input to its (heads, head size), in the order of the graph.
+def cache_shapes(
+    session: OnnxSession, heads: int | None = None, head_size: int | None = None
+) -> dict[str, tuple[int, int]]:
+    """Name of each cache input to its (heads, head size): layer by layer, in each the keys first.
+
+    ``heads`` and ``head_size`` are for a graph that leaves its own open.
 
     Raises
     ------
     ValueError
-        If the graph leaves them open, so that no buffer can be made.
+        If neither says, so that no buffer can be made.
     """
-    shapes = {n: (i.shape[1], i.shape[3]) for n, i in session.inputs.items() if n.startswith("past_key_values.")}
-    for name, shape in shapes.items():
-        if not all(isinstance(size, int) for size in shape):
+    shapes = {}
+    for name in sorted((n for n in session.inputs if n.startswith("past_key_values.")), key=_by_layer):
+        own = session.inputs[name].shape
+        shape = [size if isinstance(size, int) else known for size, known in ((own[1], heads), (own[3], head_size))]
+        if None in shape:
             raise ValueError(
-                f"{name} has shape {session.inputs[name].shape}: expected [batch, heads, length, head size] with "
-                "numbers for heads and head size. Run that graph with the program that it was made for."
+                f"{name} has shape {own}: expected [batch, heads, length, head size] with numbers for heads and head "
+                "size, or the model's config.json or genai_config.json beside the graph. Put it there."
             )
+        shapes[name] = (shape[0], shape[1])
     return shapes
+
+
+def _by_layer(name: str) -> str:
+    """A key that sorts layer 10 behind layer 9."""
+    return re.sub(r"\d+", lambda number: number[0].zfill(9), name)
 
 
 def allocate(

@@ -16,11 +16,12 @@ from decodeloop.caches.past import past_tensors
 from decodeloop.decoding.engine import Past, StepCache, exclusive
 from decodeloop.decoding.loop import RunOptions, decode, run
 from decodeloop.decoding.prompt import Prompt
-from decodeloop.engines.onnx_buffers import present_name
+from decodeloop.engines.onnx_buffers import cache_shapes, present_name
 from decodeloop.engines.onnx_growing_cache import GrowingCache
 from decodeloop.engines.onnx_session import OnnxSession
 from decodeloop.engines.onnx_shared_cache import SharedCache
 from decodeloop.export.file import has_shared_cache, identity, model_settings, read_graph, read_metadata
+from decodeloop.export.foreign import read_foreign
 from decodeloop.models.load import pick_device
 from decodeloop.models.rope import check_rope_length
 
@@ -39,8 +40,12 @@ class OnnxDecoder:
     Parameters
     ----------
     path : str or path
-        A graph of :func:`decodeloop.export_onnx`, or any decoder with the input and output names that Optimum and
-        onnxruntime-genai use.
+        A graph of :func:`decodeloop.export_onnx`, or one of another maker with the same inputs and outputs: Optimum's,
+        and those of onnxruntime-genai's builder that attend with GroupQueryAttention (for the CPU and CUDA), with
+        genai_config.json beside them. Padded batches are right with both. What would not be, is refused: a graph that
+        does not read its attention mask (the builder's for DirectML), whose rotary frequencies depend on the length
+        of the text (longrope), or whose cache is quantized, paged or sparse. Its special tokens are those of the
+        generation_config.json, config.json or genai_config.json beside it, the first that is there.
     device : str or torch.device
         ``"auto"`` is CUDA where torch and onnxruntime both see a GPU.
     capacity : int, optional
@@ -88,9 +93,10 @@ class OnnxDecoder:
 
     Notes
     -----
-    The graph decides which cache a decoder keeps. A graph of ``exporter="dynamo"``, and one of another maker, has a
-    growing one: a step reads one set of buffers and writes a second one, then the two change places. A graph of
-    ``exporter="fused"`` has a shared one, of fixed capacity, which a step reads and writes in place.
+    The graph decides which cache a decoder keeps. A graph of ``exporter="dynamo"``, and one of Optimum, has a growing
+    one: a step reads one set of buffers and writes a second one, then the two change places. A graph of
+    ``exporter="fused"``, and one of onnxruntime-genai, has a shared one, of fixed capacity, which a step reads and
+    writes in place.
 
     Where each query head has keys of its own (Phi), cuDNN's attention was faster on an H100 than the kernel that
     onnxruntime picks: 3.7 instead of 5.1 µs per layer. ``ORT_ENABLE_XQA=0`` in the environment of the process asks for
@@ -115,18 +121,20 @@ class OnnxDecoder:
         while opened != (opened := identity(self.path)):  # once, unless another graph takes the name in between
             graph = read_graph(self.path, verify_weights)
             metadata = read_metadata(graph)
-            shared = has_shared_cache(metadata)
+            self.config, self.generation_config = model_settings(metadata, self.path)
+            foreign = None if metadata else read_foreign(self.path, self.config)
+            shared = has_shared_cache(metadata) if foreign is None else foreign.shared
+            float32 = metadata.get("dtype") == "float32" if foreign is None else foreign.float32
             if cuda_graph is True and not shared:
                 raise ValueError(
                     f"cuda_graph=True: the cache of {self.name} grows, and a captured graph cannot. Export the model "
                     'with exporter="fused", or leave cuda_graph="auto".'
                 )
-            if shared and metadata["dtype"] == "float32" and pick_device(device).type == "cuda":
+            if shared and float32 and pick_device(device).type == "cuda":
                 raise ValueError(
                     f"{self.name} is in float32, for which GroupQueryAttention has no CUDA kernel: export "
                     'the model in float16 or bfloat16, use exporter="dynamo", or device="cpu".'
                 )
-            self.config, self.generation_config = model_settings(metadata, self.path)
             self._session = OnnxSession(
                 self.path,
                 device,
@@ -146,10 +154,15 @@ class OnnxDecoder:
                 "put the model's there."
             )
         self.max_positions = getattr(self.config, "max_position_embeddings", None)
+        sizes: tuple[int | None, int | None] = (None, None)
+        if foreign is not None:
+            self.generation_config = self.generation_config or foreign.generation_config
+            self.max_positions = min(filter(None, (self.max_positions, foreign.positions)), default=None)
+            sizes = foreign.heads, foreign.head_size
         self.last_only = self._session.outputs["logits"].shape[1] == 1
         self.generation, self.runs_async, self.lock = 0, self.device.type == "cuda", threading.RLock()
         kind = SharedCache if shared else GrowingCache
-        self._cache: StepCache = kind(self._session, self.vocab_size, capacity)
+        self._cache: StepCache = kind(self._session, cache_shapes(self._session, *sizes), self.vocab_size, capacity)
 
     generate, stream = run, decode
 

@@ -9,7 +9,7 @@ import torch
 
 from decodeloop.caches.buffer_pool import check_capacity
 from decodeloop.decoding.prompt import Prompt
-from decodeloop.engines.onnx_buffers import allocate, cache_shapes, check_tensors, empty_logits, present_name
+from decodeloop.engines.onnx_buffers import allocate, check_tensors, empty_logits, present_name
 from decodeloop.engines.onnx_session import OnnxSession
 
 
@@ -20,9 +20,11 @@ class GrowingCache:
     present. Then the two change places.
     """
 
-    def __init__(self, session: OnnxSession, vocab_size: int, capacity: int | None) -> None:
+    def __init__(
+        self, session: OnnxSession, shapes: dict[str, tuple[int, int]], vocab_size: int, capacity: int | None
+    ) -> None:
         self.session, self.vocab_size, self.min_capacity = session, vocab_size, capacity
-        self.shapes = cache_shapes(session)
+        self.shapes = shapes
         self.positions = self.length = 0  # positions: room of all rows together
         self.past: dict[str, torch.Tensor] = {}
         self.present: dict[str, torch.Tensor] = {}

@@ -14,16 +14,18 @@ import torch
 from decodeloop.caches.buffer_pool import BufferPool
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.captured_step import CapturedStep
-from decodeloop.engines.onnx_buffers import allocate, cache_shapes, check_tensors, empty_logits, present_name
+from decodeloop.engines.onnx_buffers import allocate, check_tensors, empty_logits, present_name
 from decodeloop.engines.onnx_session import OnnxSession
 
 
 class SharedCache:
-    """Steps of a graph of ``exporter="fused"``: a :class:`decodeloop.decoding.engine.StepCache`."""
+    """Steps of a graph of ``exporter="fused"``, or of onnxruntime-genai: a ``StepCache``."""
 
-    def __init__(self, session: OnnxSession, vocab_size: int, capacity: int | None) -> None:
+    def __init__(
+        self, session: OnnxSession, shapes: dict[str, tuple[int, int]], vocab_size: int, capacity: int | None
+    ) -> None:
         self.session, self.vocab_size = session, vocab_size
-        self.shapes = cache_shapes(session)
+        self.shapes = shapes
         self.steps: BufferPool[DecodeStep] = BufferPool(capacity)
         self.length = 0
         self.fed: dict[str, torch.Tensor] = {}
