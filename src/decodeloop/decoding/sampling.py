@@ -22,7 +22,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from decodeloop.checks import is_count
+from decodeloop.checks import is_count, shown
 from decodeloop.decoding.greedy import no_token
 from decodeloop.decoding.prompt import Prompt
 
@@ -138,7 +138,7 @@ class Sampler:
         }
         for name, (good, expected) in checks.items():
             if not good:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}.")
+                raise ValueError(f"{name}={shown(getattr(self, name))}: expected {expected}.")
 
     def start(self, prompt: Prompt, eos_token_ids: Sequence[int] = ()) -> Chooser:
         """A fresh chooser for one generation: the generator is seeded here.
@@ -170,7 +170,8 @@ class Chooser:
         seed, seeds = sampler.seed, _seeds(sampler.seed)
         if _is_sequence(seed) and len(seeds) != rows:
             raise ValueError(
-                f"seed={seed!r} has {len(seeds)} seeds and the prompt {rows} rows: expected one per row, or one int."
+                f"seed={shown(seed)} has {len(seeds)} seeds and the prompt {rows} rows: expected "
+                "one per row, or one int."
             )
         self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
         self.sampler = sampler

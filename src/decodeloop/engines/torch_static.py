@@ -18,6 +18,7 @@ from decodeloop.caches.buffer_pool import BufferPool, no_room
 from decodeloop.caches.convert import empty_tensors, tensors_to_cache
 from decodeloop.caches.layers import kv_layers, write_layer
 from decodeloop.caches.past import check_shapes, past_tensors
+from decodeloop.checks import check_choice
 from decodeloop.decoding.engine import Past
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
@@ -62,6 +63,8 @@ class TorchDecoder(TorchEngine):
         cuda_graph: bool | Literal["auto"] = "auto",
         compile: bool = False,
     ) -> None:
+        cuda_graph = check_choice("cuda_graph", cuda_graph, True, False, "auto")
+        compile = check_choice("compile", compile, True, False)
         super().__init__(model)
         model = self.model
         layers = kv_layers(StaticCache(config=self.config, max_cache_len=1))

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from decodeloop.checks import check_choice, check_count, given_path
 from decodeloop.export.file import METADATA, check_graph_file, save_graph
 from decodeloop.optional import load_onnxruntime
 
@@ -93,8 +94,12 @@ def quantize_onnx(
         If ``source`` is quantized already or has no matrix product with constant weights, or an argument cannot be
         used.
     """
-    source, target = Path(source), Path(target)
-    _check(source, target, bits, block_size, accuracy_level)
+    bits = check_choice("bits", bits, 8, 4)
+    block_size = check_choice("block_size", block_size, 16, 32, 64, 128, 256, note="which the operator has")
+    accuracy_level = check_count("accuracy_level", accuracy_level, 0, 4)
+    symmetric, head = check_choice("symmetric", symmetric, True, False), check_choice("head", head, True, False)
+    source, target = given_path("source", source), given_path("target", target)
+    _check(source, target)
     model = ir.load(source)
     present = sorted({node.op_type for node in model.graph} & set(QUANTIZED))
     if present:
@@ -121,13 +126,7 @@ def quantize_onnx(
     return result
 
 
-def _check(source: Path, target: Path, bits: int, block_size: int, accuracy_level: int) -> None:
-    if bits not in (4, 8):
-        raise ValueError(f"bits={bits!r}: expected 8 or 4.")
-    if block_size not in (16, 32, 64, 128, 256):
-        raise ValueError(f"block_size={block_size!r}: expected 16, 32, 64, 128 or 256, which the operator has.")
-    if accuracy_level not in range(5):
-        raise ValueError(f"accuracy_level={accuracy_level!r}: expected 0 to 4.")
+def _check(source: Path, target: Path) -> None:
     check_graph_file(source)
     if target.is_dir():
         raise ValueError(f"target={str(target)!r} is a directory: expected a file name in it, such as model.int8.onnx.")
