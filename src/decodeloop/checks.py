@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -35,7 +36,7 @@ def is_count(value: Any, at_least: int = 0, at_most: int | None = None) -> bool:
 
 def is_real(value: Any) -> bool:
     """Whether a value is a finite number: Python's and NumPy's are, booleans are not."""
-    return isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
 
 
 def check_count(
