@@ -36,8 +36,8 @@ JUNK: dict[str, Callable[[], Any]] = {
     "object()": object,
     "len": lambda: len,
     "path of nothing": lambda: Path("nowhere") / "x.onnx",
-    "directory": lambda: Path(__file__).parent,
-    "a file": lambda: Path(__file__),
+    "directory": lambda: Path("folder"),  # of the folder in which each case runs
+    "a file": lambda: Path("file"),
     "np.int64(1)": lambda: np.int64(1),
     "np.float32(0.5)": lambda: np.float32(0.5),
     "np.bool_(True)": lambda: np.bool_(True),

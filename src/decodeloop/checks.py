@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
-import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -36,7 +36,10 @@ def is_count(value: Any, at_least: int = 0, at_most: int | None = None) -> bool:
 
 def is_real(value: Any) -> bool:
     """Whether a value is a finite number: Python's and NumPy's are, booleans are not."""
-    return isinstance(value, Real) and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def check_count(

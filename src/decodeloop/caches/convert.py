@@ -113,13 +113,19 @@ def tensors_to_static(
     ------
     ValueError
         As :func:`tensors_to_cache` does, and if the text is longer than the capacity.
+    MemoryError
+        If there is no room for the buffers.
     """
     source = tensors_to_cache(tensors, check_config(config), length=length)
     length = source.get_seq_length()
     check_count("capacity", capacity, max(length, 1), note="the text so far")
     cache = StaticCache(config=config, max_cache_len=capacity)
-    for layer, filled in zip(kv_layers(cache), kv_layers(source), strict=True):
-        write_layer(layer, *read_layer(filled))
+    try:
+        for layer, filled in zip(kv_layers(cache), kv_layers(source), strict=True):
+            write_layer(layer, *read_layer(filled))
+    except RuntimeError as error:
+        position = sum(tensor[:, :, :1].nbytes for tensor in tensors)
+        raise no_room(tensors[0].device, capacity * position) from error
     return cache
 
 
