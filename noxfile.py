@@ -46,6 +46,13 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *PACKAGE, *session.posargs)
 
 
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """2,000 calls of the public functions with good arguments and junk, other ones each time; `tests` makes 200."""
+    install(session, "tests")
+    session.run("pytest", "tests/test_fuzz.py", *session.posargs, env={"FUZZ_CASES": "2000"})
+
+
 @nox.session
 def tools(session: nox.Session) -> None:
     """Tests of what makes the project: the bundled model's corpus and training, the site, the pages as tests."""

@@ -6,6 +6,7 @@ Every tensor is ``[batch, heads, length, head size]``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig, StaticCache
 from transformers.cache_utils import Cache, DynamicLayer
 
+from decodeloop.caches.buffer_pool import no_room
 from decodeloop.caches.layers import is_empty, kv_layers, read_layer, tokens_needed, write_layer
-from decodeloop.checks import check_count
+from decodeloop.checks import check_count, check_sequence, shown
 
 
 def cache_to_tensors(cache: Cache | Sequence[Any]) -> list[torch.Tensor]:
@@ -37,7 +39,8 @@ def cache_to_tensors(cache: Cache | Sequence[Any]) -> list[torch.Tensor]:
         If a layer holds nothing yet, or holds more than keys and values (a state-space layer, say).
     """
     if not isinstance(cache, Cache):
-        pairs = [_pair(item, index) for index, item in enumerate(cache)]
+        what = "a transformers cache, or a pair (keys, values) for each layer"
+        pairs = [_pair(item, index) for index, item in enumerate(check_sequence("cache", cache, what))]
     else:
         pairs = [(None, None) if is_empty(layer) else read_layer(layer)[:2] for layer in kv_layers(cache)]
     for index, pair in enumerate(pairs):
@@ -68,6 +71,8 @@ def tensors_to_cache(
         configuration's, a layer holds too few tokens or too many, or the length cannot be known.
     """
     pairs = tensors_to_legacy(tensors)
+    if config is not None:
+        check_config(config)
     cache = DynamicCache(config=config) if config is not None else DynamicCache()
     if config is None:
         cache.layers = [DynamicLayer() for _ in pairs]
@@ -79,7 +84,9 @@ def tensors_to_cache(
         )
     if config is not None:
         check_heads(pairs, config)
-    length = text_length(pairs, layers) if length is None else length
+    length = (
+        text_length(pairs, layers) if length is None else check_count("length", length, note="the tokens of the text")
+    )
     for index, (layer, (keys, values)) in enumerate(zip(layers, pairs, strict=True)):
         held = keys.shape[2]
         if not tokens_needed(layer, length) <= held <= length:
@@ -106,13 +113,19 @@ def tensors_to_static(
     ------
     ValueError
         As :func:`tensors_to_cache` does, and if the text is longer than the capacity.
+    MemoryError
+        If there is no room for the buffers.
     """
-    source = tensors_to_cache(tensors, config, length=length)
+    source = tensors_to_cache(tensors, check_config(config), length=length)
     length = source.get_seq_length()
     check_count("capacity", capacity, max(length, 1), note="the text so far")
     cache = StaticCache(config=config, max_cache_len=capacity)
-    for layer, filled in zip(kv_layers(cache), kv_layers(source), strict=True):
-        write_layer(layer, *read_layer(filled))
+    try:
+        for layer, filled in zip(kv_layers(cache), kv_layers(source), strict=True):
+            write_layer(layer, *read_layer(filled))
+    except RuntimeError as error:
+        position = sum(tensor[:, :, :1].nbytes for tensor in tensors)
+        raise no_room(tensors[0].device, capacity * position) from error
     return cache
 
 
@@ -126,11 +139,12 @@ def tensors_to_legacy(tensors: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tens
     ValueError
         If the tensors are not keys and values of layers of one batch.
     """
+    check_sequence("tensors", tensors, "keys and values of each layer in turn", torch.Tensor)
     if len(tensors) % 2:
         raise ValueError(f"{len(tensors)} tensors: expected an even number, keys and values for each layer.")
     for index, tensor in enumerate(tensors):
         partner = tensors[index - index % 2]
-        shape, expected = list(tensor.shape), [len(tensors[0]), *partner.shape[1:3]]
+        shape, expected = list(tensor.shape), [*tensors[0].shape[:1], *partner.shape[1:3]]
         if tensor.ndim != 4 or shape[:3] != expected:
             name = ("keys", "values")[index % 2]
             raise ValueError(
@@ -177,13 +191,45 @@ def empty_tensors(
     -------
     list of torch.Tensor
         Two for each layer, ``[batch, key/value heads, length, head size]``.
+
+    Raises
+    ------
+    ValueError
+        If an argument cannot be used.
+    MemoryError
+        If there is no room.
     """
-    shapes = [(batch, heads, length, size) for heads, size in _layer_shapes(config)]
-    return [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes for _ in range(2)]
+    batch, length = check_count("batch", batch), check_count("length", length)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype={shown(dtype)}: expected a torch.dtype, such as torch.float32.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(f'device={shown(device)}: expected "cpu", or "cuda" where torch sees a GPU.') from error
+    shapes = [(batch, heads, length, size) for heads, size in _layer_shapes(check_config(config))]
+    try:
+        return [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes for _ in range(2)]
+    except RuntimeError as error:
+        raise no_room(device, 2 * dtype.itemsize * sum(map(math.prod, shapes))) from error
+
+
+def check_config(config: Any) -> PreTrainedConfig:
+    """A model's configuration.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if not isinstance(config, PreTrainedConfig):
+        raise ValueError(f"config={shown(config)}: expected a transformers configuration, model.config.")
+    return config
 
 
 def _pair(item: Any, index: int) -> tuple[Any, Any]:
     """One layer of the legacy format; iterating a DynamicCache adds the window's size, or None, as a third."""
+    if not isinstance(item, Sequence) or isinstance(item, str | bytes) or len(item) < 2:
+        raise ValueError(f"layer {index} of the cache is {shown(item)}: expected a pair (keys, values).")
     keys, values, *more = item
     if any(isinstance(value, torch.Tensor) and value.ndim for value in more):
         raise ValueError(f"layer {index} of the cache holds {len(item)} tensors: expected keys and values only.")

@@ -24,6 +24,8 @@ from transformers.cache_utils import (
     StaticSlidingWindowLayer,
 )
 
+from decodeloop.checks import shown
+
 _KNOWN = {"keys", "values", "cumulative_length", "_sliding_window_tensor"}
 _PLACEHOLDER = getattr(cache_utils, "DummyLayer", ())  # newer versions: a layer that borrows another layer's cache
 #: Kinds of layers that can go back, once they are told that they will have to.
@@ -39,6 +41,8 @@ def kv_layers(cache: Cache) -> list[Any]:
         If a layer holds something else or something more (a state-space layer, a quantized one), or if the cache is an
         encoder-decoder's, which is two.
     """
+    if not isinstance(cache, Cache):
+        raise ValueError(f"cache={shown(cache)}: expected a transformers cache, such as DynamicCache.")
     if not hasattr(cache, "layers"):
         raise ValueError(
             f"{type(cache).__name__} is not one cache: convert its self_attention_cache and its "

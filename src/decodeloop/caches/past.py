@@ -17,6 +17,7 @@ from decodeloop.caches.convert import (
     text_length,
 )
 from decodeloop.caches.layers import kv_layers, read_layer, tokens_needed
+from decodeloop.checks import check_dense
 
 
 def past_cache(past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig, batch: int, length: int) -> Cache:
@@ -128,7 +129,7 @@ def flat_past(past: Any) -> list[torch.Tensor]:
             f"past_key_values holds {', '.join(kinds) or 'nothing'}: expected a transformers cache, or tensors, the "
             "keys and the values of each layer in turn, as cache_to_tensors gives them."
         )
-    return list(past)
+    return [check_dense("past_key_values", tensor) for tensor in past]
 
 
 def _is_unused(cache: Cache) -> bool:

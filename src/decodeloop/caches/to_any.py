@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
+from decodeloop.checks import shown
+
 
 def to_any(nested: Any, device_or_dtype: torch.device | torch.dtype | str) -> Any:
     """Move everything in a nested structure to a device, or cast its floating-point tensors to a dtype.
@@ -22,13 +24,18 @@ def to_any(nested: Any, device_or_dtype: torch.device | torch.dtype | str) -> An
         A tensor, a module, a cache, or containers of these.
     device_or_dtype : torch.device, torch.dtype or str
         ``"cuda"``, ``torch.float16``, ...
+
+    Raises
+    ------
+    ValueError
+        If there is no such device or dtype, or something in the structure cannot be moved there.
     """
     if isinstance(nested, torch.Tensor):
         if isinstance(device_or_dtype, torch.dtype) and not nested.is_floating_point():
             return nested
-        return nested.to(device_or_dtype)
+        return _moved(nested, device_or_dtype)
     if isinstance(nested, torch.nn.Module):
-        return nested.to(device_or_dtype)
+        return _moved(nested, device_or_dtype)
     if isinstance(nested, Cache):
         return _convert_cache(nested, device_or_dtype)
     if isinstance(nested, Mapping):
@@ -39,6 +46,15 @@ def to_any(nested: Any, device_or_dtype: torch.device | torch.dtype | str) -> An
     if isinstance(nested, list | tuple | set):
         return type(nested)(to_any(item, device_or_dtype) for item in nested)
     return nested
+
+
+def _moved(part: Any, device_or_dtype: Any) -> Any:
+    if not isinstance(device_or_dtype, torch.device | torch.dtype | str):
+        raise ValueError(f"device_or_dtype={shown(device_or_dtype)}: expected a device, its name, or a dtype.")
+    try:
+        return part.to(device_or_dtype)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(f"{shown(part)} cannot go to {device_or_dtype}: {shown(str(error))}.") from error
 
 
 def _convert_cache(cache: Cache, device_or_dtype: torch.device | torch.dtype | str) -> Cache:

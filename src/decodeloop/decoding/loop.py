@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn, TypedDict, Unpack, overload
 import torch
 from tqdm import tqdm
 
-from decodeloop.checks import check_count
+from decodeloop.checks import check_choice, check_count, shown
 from decodeloop.decoding.engine import Engine, Past, exclusive
 from decodeloop.decoding.greedy import Greedy, greedy, no_token
 from decodeloop.decoding.lookup import PromptLookup
@@ -66,6 +66,9 @@ def run(
     **options: Unpack[DecodeOptions],
 ) -> torch.Tensor | tuple[torch.Tensor, Past | None]:
     """Continue a batch of prompts; arguments, result and errors are those of :func:`decodeloop.generate`."""
+    _check_watchers(on_token, streamer)
+    check_choice("progress", progress, True, False)
+    check_choice("return_cache", return_cache, True, False)
     stream = decode(engine, input_ids, **options)
     steps = []
     if streamer is not None:
@@ -228,10 +231,16 @@ def _room(input_ids: torch.Tensor, max_length: int) -> int:
 
 
 def _check_kinds(sampler: Any, lookup: Any) -> None:
-    if not (sampler is None or isinstance(sampler, Sampler)):
-        raise ValueError(f"sampler={sampler!r}: expected a decodeloop.Sampler, or None.")
-    if not (lookup is None or isinstance(lookup, PromptLookup)):
-        raise ValueError(f"lookup={lookup!r}: expected a decodeloop.PromptLookup, or None.")
+    for name, given, kind in (("sampler", sampler, Sampler), ("lookup", lookup, PromptLookup)):
+        if not (given is None or isinstance(given, kind)):
+            raise ValueError(f"{name}={shown(given)}: expected a decodeloop.{kind.__name__}, or None.")
+
+
+def _check_watchers(on_token: Any, streamer: Any) -> None:
+    if not (on_token is None or callable(on_token)):
+        raise ValueError(f"on_token={shown(on_token)}: expected a function of one step's tokens, or None.")
+    if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
+        raise ValueError(f"streamer={shown(streamer)}: expected a transformers streamer, with put and end, or None.")
 
 
 def _checked_lookup(prompt: Prompt, choose: Greedy | Chooser) -> Greedy:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from decodeloop.checks import check_count
+from decodeloop.checks import check_count, check_dense
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _integers(tensor: torch.Tensor, name: str) -> torch.Tensor:
         raise ValueError(f"{name} has shape {list(tensor.shape)}: expected [batch, length]; for one row, add [None].")
     if tensor.is_floating_point() or tensor.is_complex():
         raise ValueError(f"{name} has dtype {tensor.dtype}: expected integers.")
-    return tensor.to(torch.int64)
+    return check_dense(name, tensor).to(torch.int64)
 
 
 def _check_mask(mask: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:

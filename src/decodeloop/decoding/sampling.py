@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from numbers import Real
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from decodeloop.checks import is_count
+from decodeloop.checks import is_count, is_real, shown
 from decodeloop.decoding.greedy import no_token
 from decodeloop.decoding.prompt import Prompt
 
@@ -104,17 +102,17 @@ class Sampler:
         ids, words = "an int of 0 or more for each", self.bad_words_ids
         checks = {
             "temperature": (
-                _is_real(self.temperature) and self.temperature > 0,
+                is_real(self.temperature) and self.temperature > 0,
                 "a number above 0; for the most probable token use greedy decoding",
             ),
             "top_k": (is_count(self.top_k), "an int of 0 (off) or more"),
-            "top_p": (_is_real(self.top_p) and 0 < self.top_p <= 1, "a number above 0, up to 1 (off)"),
-            "min_p": (_is_real(self.min_p) and 0 <= self.min_p <= 1, "a number from 0 (off) to 1"),
+            "top_p": (is_real(self.top_p) and 0 < self.top_p <= 1, "a number above 0, up to 1 (off)"),
+            "min_p": (is_real(self.min_p) and 0 <= self.min_p <= 1, "a number from 0 (off) to 1"),
             "repetition_penalty": (
-                _is_real(self.repetition_penalty) and self.repetition_penalty > 0,
+                is_real(self.repetition_penalty) and self.repetition_penalty > 0,
                 "a number above 0; 1 is off",
             ),
-            "typical_p": (_is_real(self.typical_p) and 0 < self.typical_p <= 1, "a number above 0, up to 1 (off)"),
+            "typical_p": (is_real(self.typical_p) and 0 < self.typical_p <= 1, "a number above 0, up to 1 (off)"),
             "no_repeat_ngram_size": (is_count(self.no_repeat_ngram_size), "an int of 0 (off) or more"),
             "bad_words_ids": (
                 _is_sequence(words) and all(_is_sequence(w) and len(w) and all(map(is_count, w)) for w in words),
@@ -138,7 +136,7 @@ class Sampler:
         }
         for name, (good, expected) in checks.items():
             if not good:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}.")
+                raise ValueError(f"{name}={shown(getattr(self, name))}: expected {expected}.")
 
     def start(self, prompt: Prompt, eos_token_ids: Sequence[int] = ()) -> Chooser:
         """A fresh chooser for one generation: the generator is seeded here.
@@ -170,7 +168,8 @@ class Chooser:
         seed, seeds = sampler.seed, _seeds(sampler.seed)
         if _is_sequence(seed) and len(seeds) != rows:
             raise ValueError(
-                f"seed={seed!r} has {len(seeds)} seeds and the prompt {rows} rows: expected one per row, or one int."
+                f"seed={shown(seed)} has {len(seeds)} seeds and the prompt {rows} rows: expected "
+                "one per row, or one int."
             )
         self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
         self.sampler = sampler
@@ -272,10 +271,6 @@ def _seeds(seed: int | Sequence[int] | None) -> Sequence[int]:
     if seed is None:
         return []
     return seed if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_sequence(value: Any) -> bool:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import MaxTimeCriteria, StoppingCriteria, StopStringCriteria
+from transformers import MaxTimeCriteria, PreTrainedTokenizerBase, StoppingCriteria, StopStringCriteria
 
-from decodeloop.checks import check_count, is_count
+from decodeloop.checks import check_count, check_dense, is_count, shown
 from decodeloop.decoding.engine import Engine
 from decodeloop.decoding.greedy import no_token
 
@@ -95,7 +95,7 @@ def end_tokens(engine: Engine, eos_token_id: TokenIds) -> list[int]:
                 f"{engine.name} does not say which token ends a text: give eos_token_id (None never stops)."
             )
         return [int(token) for token in _listed(engine.generation_config.eos_token_id) if _known(engine, token)]
-    return [_check_token(engine, token, "eos_token_id") for token in _listed(eos_token_id)]
+    return [_check_token(engine, token, "eos_token_id") for token in _listed(eos_token_id, "eos_token_id")]
 
 
 def _pad_token(engine: Engine, pad_token_id: PadToken, ends: list[int]) -> int:
@@ -109,8 +109,10 @@ def _pad_token(engine: Engine, pad_token_id: PadToken, ends: list[int]) -> int:
     return _check_token(engine, pad_token_id, "pad_token_id")
 
 
-def _listed(ids: Any) -> list[Any]:
+def _listed(ids: Any, name: str = "ids") -> list[Any]:
     """One id, several, or none, as a list; tensors and arrays too."""
+    if isinstance(ids, torch.Tensor):
+        check_dense(name, ids)
     if isinstance(ids, torch.Tensor | np.ndarray):
         ids = ids.tolist()
     if ids is None:
@@ -130,11 +132,15 @@ def _check_token(engine: Engine, token: Any, name: str) -> int:
 
 
 def _stop_strings(given: Any, tokenizer: Any, whose: str = "") -> StopStringCriteria:
-    strings = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else []
+    strings = [given] if isinstance(given, str) else _listed(given, "stop_strings")
     if not strings or not all(isinstance(string, str) and string for string in strings):
-        raise ValueError(f"{whose}stop_strings={given!r}: expected a string or several, none of them empty.")
+        raise ValueError(f"{whose}stop_strings={shown(given)}: expected a string or several, none of them empty.")
     if tokenizer is None:
-        raise ValueError(f"{whose}stop_strings={given!r}: give the tokenizer too, tokenizer=..., to know their tokens.")
+        raise ValueError(
+            f"{whose}stop_strings={shown(given)}: give the tokenizer too, tokenizer=..., to know their tokens."
+        )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(f"tokenizer={shown(tokenizer)}: expected the model's tokenizer, of transformers.")
     return StopStringCriteria(tokenizer, strings)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import torch
@@ -13,6 +12,7 @@ from transformers.cache_utils import Cache
 from decodeloop.caches.buffer_pool import check_capacity
 from decodeloop.caches.convert import tensors_to_cache
 from decodeloop.caches.past import past_tensors
+from decodeloop.checks import check_choice, given_path
 from decodeloop.decoding.engine import Past, StepCache, exclusive
 from decodeloop.decoding.loop import RunOptions, decode, run
 from decodeloop.decoding.prompt import Prompt
@@ -115,7 +115,9 @@ class OnnxDecoder:
         verify_weights: bool = True,
     ) -> None:
         check_capacity(capacity, 0)
-        self.path = Path(path)
+        cuda_graph = check_choice("cuda_graph", cuda_graph, True, False, "auto")
+        spinning = check_choice("spinning", spinning, True, False, "auto")
+        self.path = given_path("path", path)
         self.name = self.path.name
         opened: object = ...
         while opened != (opened := identity(self.path)):  # once, unless another graph takes the name in between
@@ -291,6 +293,7 @@ def onnx_generate(
     torch.Tensor, or (torch.Tensor, OnnxDecoder, dict)
         int64 ``[batch, length + new tokens]``, as :func:`decodeloop.generate` returns.
     """
+    check_choice("return_session", return_session, True, False)
     if not isinstance(decoder, OnnxDecoder):
         decoder = OnnxDecoder(decoder, device=device)
     tokens = decoder.generate(input_ids, **options)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from decodeloop.checks import shown
 from decodeloop.engines.cuda_graph import Capture
 from decodeloop.export.file import TYPES
 from decodeloop.models.load import pick_device
@@ -61,6 +62,10 @@ class OnnxSession:
         self.device = _pick(device)
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.capture = Capture(cuda_graphs, self.stream)
+        if not isinstance(session_options, library.SessionOptions | None):
+            raise ValueError(
+                f"session_options={shown(session_options)}: expected an onnxruntime.SessionOptions, or None."
+            )
         if session_options is None:
             session_options = self._options(spinning, bits)
         elif spinning != "auto":

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, StaticLayer
 
 from decodeloop.caches.layers import REWINDABLE
 from decodeloop.caches.past import flat_past, past_cache, past_length
+from decodeloop.checks import check_choice
 from decodeloop.decoding.engine import Past
 from decodeloop.decoding.loop import DecodeOptions, RunOptions, decode, run
 from decodeloop.decoding.prompt import Prompt
@@ -236,6 +237,7 @@ def generate(
     if isinstance(model, LoadedModel):
         options.setdefault("tokenizer", model.tokenizer)
     engine = TorchEngine(model)
+    check_choice("return_cache", return_cache, True, False)
     return run(engine, input_ids, return_cache=True, **options) if return_cache else run(engine, input_ids, **options)
 
 

@@ -18,6 +18,7 @@ from decodeloop.caches.buffer_pool import BufferPool, no_room
 from decodeloop.caches.convert import empty_tensors, tensors_to_cache
 from decodeloop.caches.layers import kv_layers, write_layer
 from decodeloop.caches.past import check_shapes, past_tensors
+from decodeloop.checks import check_choice
 from decodeloop.decoding.engine import Past
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
@@ -62,6 +63,8 @@ class TorchDecoder(TorchEngine):
         cuda_graph: bool | Literal["auto"] = "auto",
         compile: bool = False,
     ) -> None:
+        cuda_graph = check_choice("cuda_graph", cuda_graph, True, False, "auto")
+        compile = check_choice("compile", compile, True, False)
         super().__init__(model)
         model = self.model
         layers = kv_layers(StaticCache(config=self.config, max_cache_len=1))
@@ -206,12 +209,12 @@ class StaticStep(CapturedStep):
         super().__init__(decoder.capture, batch, capacity, decoder.device)
         device, dtype, self.forward_one = decoder.device, decoder.model.dtype, decoder.forward_one
         self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
-        self.mask = torch.zeros(batch, 1, 1, capacity, dtype=dtype, device=device)
         self.cache = StaticCache(config=decoder.config, max_cache_len=capacity)
         self.layers = [PlacedLayer(capacity, self.cache_position) for _ in self.cache.layers]
         self.cache.layers = list(self.layers)
         pairs = empty_tensors(decoder.config, batch, dtype=dtype, device=device)
         try:
+            self.mask = torch.zeros(batch, 1, 1, capacity, dtype=dtype, device=device)
             for layer, keys, values in zip(self.layers, pairs[::2], pairs[1::2], strict=True):
                 layer.lazy_initialization(keys, values)
         except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from decodeloop.checks import check_choice, check_count, given_path
 from decodeloop.export.file import METADATA, map_weights, read_graph, weights_files
 from decodeloop.export.save import check_target, save_graph
 from decodeloop.optional import load_onnxruntime
@@ -95,8 +96,11 @@ def quantize_onnx(
         If ``source`` is quantized already or has no matrix product with constant weights, or an argument cannot be
         used.
     """
-    source, target = Path(source), Path(target)
-    _check(bits, block_size, accuracy_level)
+    bits = check_choice("bits", bits, 8, 4)
+    block_size = check_choice("block_size", block_size, 16, 32, 64, 128, 256, note="which the operator has")
+    accuracy_level = check_count("accuracy_level", accuracy_level, 0, 4)
+    symmetric, head = check_choice("symmetric", symmetric, True, False), check_choice("head", head, True, False)
+    source, target = given_path("source", source), given_path("target", target)
     proto = read_graph(source, verify_weights=True)
     check_target(target, "target")
     _check_apart(source, target, weights_files(source, proto))
@@ -124,15 +128,6 @@ def quantize_onnx(
     result.products, result.left = len(products), _left(model.graph)
     save_graph(model, target)
     return result
-
-
-def _check(bits: int, block_size: int, accuracy_level: int) -> None:
-    if bits not in (4, 8):
-        raise ValueError(f"bits={bits!r}: expected 8 or 4.")
-    if block_size not in (16, 32, 64, 128, 256):
-        raise ValueError(f"block_size={block_size!r}: expected 16, 32, 64, 128 or 256, which the operator has.")
-    if accuracy_level not in range(5):
-        raise ValueError(f"accuracy_level={accuracy_level!r}: expected 0 to 4.")
 
 
 def _check_apart(source: Path, target: Path, weights: list[Path]) -> None:

@@ -18,6 +18,7 @@ import onnx_ir
 import torch
 from transformers import PreTrainedModel
 
+from decodeloop.checks import shown
 from decodeloop.export.file import METADATA, generation_settings
 from decodeloop.export.fused import fusable, fused_decoder
 from decodeloop.export.save import check_target, save_graph
@@ -93,11 +94,12 @@ def write_onnx(
 
     :func:`decodeloop.export_onnx` tells the rest.
     """
-    name = ALIASES.get(exporter, exporter)
-    if name not in OPSETS:
-        raise ValueError(f"exporter={exporter!r}: expected one of {', '.join(map(repr, OPSETS))}.")
-    if logits not in ("all", "last", None):
-        raise ValueError(f'logits={logits!r}: expected "all" or "last", or None for what the exporter does by itself.')
+    name = ALIASES.get(exporter, exporter) if isinstance(exporter, str) else exporter
+    if not isinstance(name, str) or name not in OPSETS:
+        raise ValueError(f"exporter={shown(exporter)}: expected one of {', '.join(map(repr, OPSETS))}.")
+    if not (logits is None or (isinstance(logits, str) and logits in ("all", "last"))):
+        said = f"logits={shown(logits)}"
+        raise ValueError(f'{said}: expected "all" or "last", or None for what the exporter does by itself.')
     check_target(path)
     started = time.perf_counter()
     last_only = (logits or DEFAULT_LOGITS[name]) == "last"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from decodeloop.checks import check_count
+from decodeloop.checks import check_count, check_sequence
 from decodeloop.decoding.engine import Engine
 from decodeloop.decoding.greedy import Greedy, greedy
 from decodeloop.decoding.prompt import Prompt, check_prompt
@@ -136,8 +136,13 @@ def _generated(ref: TorchEngine, prompt: Prompt, steps: int, ends: list[int]) ->
 def _with_masks(
     prompts: torch.Tensor | Sequence[torch.Tensor], masks: torch.Tensor | Sequence[torch.Tensor | None] | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    prompts = [prompts] if isinstance(prompts, torch.Tensor) else list(prompts)
-    masks = [masks] if isinstance(masks, torch.Tensor) else masks or [None] * len(prompts)
+    if isinstance(prompts, torch.Tensor):
+        prompts = [prompts]
+    prompts = check_sequence("prompts", prompts, "an integer tensor [batch, length], or several", torch.Tensor)
+    if isinstance(masks, torch.Tensor):
+        masks = [masks]
+    what = "a mask for each prompt, or None"
+    masks = [None] * len(prompts) if masks is None else check_sequence("attention_mask", masks, what)
     if not prompts or len(prompts) != len(masks):
         raise ValueError(f"{len(prompts)} prompts and {len(masks)} attention masks: expected 1 or more, and as many.")
     return zip(prompts, masks, strict=True)

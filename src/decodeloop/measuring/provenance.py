@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from decodeloop.checks import shown
+
 if TYPE_CHECKING:
     from decodeloop.engines.onnx_decoder import OnnxDecoder
     from decodeloop.models.load import LoadedModel
@@ -117,7 +119,7 @@ def provenance(
     Raises
     ------
     TypeError
-        When an extra value is no JSON type, or a figure no finite number.
+        When an extra value is no JSON type, a figure no finite number, or the provider neither a name nor a decoder.
 
     Examples
     --------
@@ -125,6 +127,10 @@ def provenance(
     >>> where["model"], where["rows"], where["figures"]
     ('bundled', 4, {'loop (tokens/s)': 177.2})
     """
+    if figures is not None and not isinstance(figures, Mapping):
+        raise TypeError(f"provenance(figures={shown(figures)}): expected numbers by their labels.")
+    if not (provider is None or isinstance(provider, str) or getattr(provider, "providers", None)):
+        raise TypeError(f"provenance(provider={shown(provider)}): expected a provider's name, or a decoder.")
     if provider is not None and not isinstance(provider, str):
         provider, spinning = provider.providers[0], getattr(provider, "spinning", spinning)
     facts = {
@@ -156,7 +162,7 @@ def _number(label: str, value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise TypeError(f"provenance(figures={{{label!r}: {value!r}}}): expected a finite number.")
+        raise TypeError(f"provenance(figures={{{label!r}: {shown(value)}}}): expected a finite number.")
     return number
 
 

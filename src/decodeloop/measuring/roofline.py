@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from decodeloop.caches.convert import empty_tensors
 from decodeloop.caches.layers import kv_layers
-from decodeloop.checks import check_count
+from decodeloop.checks import check_count, is_real, shown
 from decodeloop.export.file import model_settings, read_graph, read_metadata
 from decodeloop.measuring.bandwidth import memory_bandwidth
 from decodeloop.models.load import LoadedModel, get_weight_type
@@ -122,6 +122,8 @@ def roofline(
     >>> print(limit)
     1.17 ms per step, 857.2 tokens/s: 22.1 MB of weights + 1.23 MB of cache at 20 GB/s
     """
+    if bandwidth is not None and not (is_real(bandwidth) and bandwidth > 0):
+        raise ValueError(f"bandwidth={shown(bandwidth)}: expected bytes per second, above 0, or None to measure.")
     length, batch = check_count("length", length), check_count("batch", batch, 1)
     model = model.model if isinstance(model, LoadedModel) else model
     path = model if isinstance(model, str | os.PathLike) else getattr(model, "path", None)

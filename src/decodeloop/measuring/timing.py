@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from decodeloop.checks import check_count
+from decodeloop.checks import check_count, shown
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -152,6 +152,7 @@ def measure_all(
     dict
         A :class:`Timing` for each name.
     """
+    _check_functions(fns)
     check_count("repeats", repeats, 1)
     check_count("warmup", warmup)
     device = present_device(device)
@@ -227,9 +228,18 @@ def prefill_and_decode_all(
 ) -> dict[Name, GenerationTiming]:
     """Time generation loops that are compared, in turns: :func:`prefill_and_decode` of each of ``runs``, by name."""
     check_count("new_tokens", new_tokens, 2, note="the first one counts as prefill")
+    _check_functions(runs)
     fns = {(name, k): functools.partial(run, k) for name, run in runs.items() for k in (1, new_tokens)}
     timings = measure_all(fns, repeats=repeats, warmup=warmup, device=device)
     return {name: _difference(name, timings[name, 1], timings[name, new_tokens], new_tokens) for name in runs}
+
+
+def _check_functions(fns: Any) -> None:
+    if not isinstance(fns, Mapping):
+        raise TypeError(f"{shown(fns)}: expected functions by name, in a dictionary.")
+    for name, fn in fns.items():
+        if not callable(fn):
+            raise TypeError(f"{name}={shown(fn)}: expected a function.")
 
 
 def _difference(name: Any, short: Timing, long: Timing, new_tokens: int) -> GenerationTiming:
@@ -248,13 +258,21 @@ def present_device(device: torch.device | str) -> torch.device:
 
     Raises
     ------
+    ValueError
+        When it is neither a CPU nor a GPU.
     RuntimeError
         When it is a GPU that is not there.
     """
     available = torch.cuda.is_available()
-    if str(device) == "auto":
+    if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if available else "cpu")
-    device = torch.device(device)
+    try:
+        picked = torch.device(device)
+    except (RuntimeError, TypeError):
+        picked = None
+    if picked is None or picked.type not in ("cpu", "cuda"):
+        raise ValueError(f'device={shown(device)}: expected "auto", "cpu" or "cuda".')
+    device = picked
     if device.type == "cuda" and not available:
         raise RuntimeError(f"device={str(device)!r} was asked for, but torch sees no CUDA GPU: pass device='cpu'")
     return device

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
+from decodeloop.checks import check_choice, shown
 from decodeloop.models.checkpoint import check_folder, one_line, read_object
 from decodeloop.models.decoder_config import decoder_config, needs_code
 from decodeloop.models.hub import cached, download
@@ -90,6 +91,7 @@ def load(
     OSError
         If the hub does not know the model or cannot be reached, and the local cache holds no whole copy of it.
     """
+    random_weights = check_choice("random_weights", random_weights, True, False)
     device = pick_device(device)
     _pick_dtype(dtype, device)
     name, folder, source = _locate(name)
@@ -123,7 +125,7 @@ def pick_device(device: torch.device | str) -> torch.device:
         if picked.type != "cuda":
             torch.empty(1, device=picked).item()  # a kind of device that this torch only knows by name cannot
     except (RuntimeError, TypeError, NotImplementedError, AssertionError):
-        raise ValueError(f'device={device!r}: expected "auto", "cpu" or "cuda".') from None
+        raise ValueError(f'device={shown(device)}: expected "auto", "cpu" or "cuda".') from None
     if picked.type == "cuda" and (picked.index or 0) >= gpus:
         raise ValueError(
             f'device={str(device)!r}: torch {torch.__version__} sees {gpus} GPUs. Use device="auto" or "cpu", or '
@@ -138,8 +140,10 @@ def get_weight_type(model: torch.nn.Module) -> torch.dtype:
     Raises
     ------
     ValueError
-        If the model has no parameters.
+        If it is no model, or has no parameters.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"model={shown(model)}: expected a torch.nn.Module.")
     counts: Counter[torch.dtype] = Counter()
     for parameter in model.parameters():
         counts[parameter.dtype] += parameter.numel()
@@ -153,7 +157,7 @@ def _pick_dtype(dtype: torch.dtype | str, device: torch.device, own: Any = "auto
         return torch.float32 if device.type == "cpu" else own
     picked = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(picked, torch.dtype) or picked not in _FLOATS:
-        raise ValueError(f'dtype={dtype!r}: expected "auto", or a floating-point type such as "float16".')
+        raise ValueError(f'dtype={shown(dtype)}: expected "auto", or a floating-point type such as "float16".')
     return picked
 
 

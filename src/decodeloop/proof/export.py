@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from decodeloop.checks import check_choice, given_path
 from decodeloop.export.write import Exporter, ExportReport, Logits, write_onnx
 from decodeloop.models.given import as_model
 from decodeloop.models.load import LoadedModel
@@ -85,8 +86,9 @@ def export_onnx(
     ('fused', 6, ['batch', 1, 3072])
     """
     model = as_model(model)
+    check_choice("check", check, True, False)
     prove = functools.partial(check_graph, model=model) if check else _skip
-    return write_onnx(model, Path(path), exporter, logits, prove)
+    return write_onnx(model, given_path("path", path), exporter, logits, prove)
 
 
 def _skip(path: Path) -> None:
