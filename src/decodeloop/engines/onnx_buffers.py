@@ -27,13 +27,14 @@ def cache_shapes(
     shapes = {}
     for name in sorted((n for n in session.inputs if n.startswith("past_key_values.")), key=_by_layer):
         own = session.inputs[name].shape
-        shape = [size if isinstance(size, int) else known for size, known in ((own[1], heads), (own[3], head_size))]
-        if None in shape:
+        pairs = (own[1], heads), (own[3], head_size)
+        first, last = (size if isinstance(size, int) else known for size, known in pairs)
+        if first is None or last is None:
             raise ValueError(
                 f"{name} has shape {own}: expected [batch, heads, length, head size] with numbers for heads and head "
                 "size, or the model's config.json or genai_config.json beside the graph. Put it there."
             )
-        shapes[name] = (shape[0], shape[1])
+        shapes[name] = (first, last)
     return shapes
 
 
