@@ -17,12 +17,12 @@ TOKENS = {"max_new_tokens": 6, "eos_token_id": None}
 
 
 @pytest.fixture
-def pair(phi_shared, tmp_path):
+def pair(phi_fused, tmp_path):
     """A copy of phi's fused graph and its weights: ``folder/model.onnx`` and ``folder/model.onnx.data``."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    shutil.copy(phi_shared.path, folder / "model.onnx")
-    shutil.copy(phi_shared.external_data, folder / phi_shared.external_data.name)
+    shutil.copy(phi_fused.path, folder / "model.onnx")
+    shutil.copy(phi_fused.external_data, folder / phi_fused.external_data.name)
     return folder / "model.onnx"
 
 

@@ -80,9 +80,8 @@ def save_graph(graph: onnx_ir.Model, path: Path, prove: Callable[[Path], Any] = 
             proved = prove(scratch / GRAPH)
             return _commit(scratch, path), proved
     except OSError as error:
-        if error.errno is None:  # numpy's for a full disk: "1000 requested and 10 written"
-            raise OSError(f"cannot write {str(path)!r}: {error}. Is the disk full?") from error
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        number = error.errno or errno.ENOSPC  # numpy has none for a full disk, only "1000 requested and 10 written"
+        raise OSError(number, error.strerror or f"{os.strerror(number)}: {error}", str(path)) from error
 
 
 def _commit(scratch: Path, path: Path) -> Path:
