@@ -51,8 +51,9 @@ def string_type(
     >>> string_type((torch.tensor([1.0, math.nan, 3.0]), 5), with_shape=True, with_min_max=True)
     '(T1s3[1.0,3.0:A2.0N1nans],int=5)'
     """
-    flags = [isinstance(flag, int | np.bool_) and bool(flag) for flag in (with_shape, with_min_max, with_device)]
-    return _Line(*flags, limit).of(obj)
+    given = (with_shape, with_min_max, with_device)
+    shape, values, device = (isinstance(flag, int | np.bool_) and bool(flag) for flag in given)
+    return _Line(shape, values, device, limit).of(obj)
 
 
 @dataclasses.dataclass(frozen=True)
