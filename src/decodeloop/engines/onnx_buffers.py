@@ -24,16 +24,17 @@ def cache_shapes(
     ValueError
         If neither says, so that no buffer can be made.
     """
-    shapes = {}
+    shapes: dict[str, tuple[int, int]] = {}
     for name in sorted((n for n in session.inputs if n.startswith("past_key_values.")), key=_by_layer):
         own = session.inputs[name].shape
-        shape = [size if isinstance(size, int) else known for size, known in ((own[1], heads), (own[3], head_size))]
-        if None in shape:
+        kv_heads = own[1] if isinstance(own[1], int) else heads
+        size = own[-1] if isinstance(own[-1], int) else head_size
+        if len(own) != 4 or kv_heads is None or size is None:
             raise ValueError(
                 f"{name} has shape {own}: expected [batch, heads, length, head size] with numbers for heads and head "
                 "size, or the model's config.json or genai_config.json beside the graph. Put it there."
             )
-        shapes[name] = (shape[0], shape[1])
+        shapes[name] = kv_heads, size
     return shapes
 
 
