@@ -24,17 +24,17 @@ def cache_shapes(
     ValueError
         If neither says, so that no buffer can be made.
     """
-    shapes = {}
+    shapes: dict[str, tuple[int, int]] = {}
     for name in sorted((n for n in session.inputs if n.startswith("past_key_values.")), key=_by_layer):
         own = session.inputs[name].shape
-        pairs = (own[1], heads), (own[3], head_size)
-        first, last = (size if isinstance(size, int) else known for size, known in pairs)
-        if first is None or last is None:
+        kv_heads = own[1] if isinstance(own[1], int) else heads
+        size = own[-1] if isinstance(own[-1], int) else head_size
+        if len(own) != 4 or kv_heads is None or size is None:
             raise ValueError(
                 f"{name} has shape {own}: expected [batch, heads, length, head size] with numbers for heads and head "
                 "size, or the model's config.json or genai_config.json beside the graph. Put it there."
             )
-        shapes[name] = (first, last)
+        shapes[name] = kv_heads, size
     return shapes
 
 

@@ -41,11 +41,12 @@ class OnnxDecoder:
     ----------
     path : str or path
         A graph of :func:`decodeloop.export_onnx`, or one of another maker with the same inputs and outputs: Optimum's,
-        and those of onnxruntime-genai's builder that attend with GroupQueryAttention (for the CPU and CUDA), with
-        genai_config.json beside them. Padded batches are right with both. What would not be, is refused: a graph that
-        does not read its attention mask (the builder's for DirectML), whose rotary frequencies depend on the length
-        of the text (longrope), or whose cache is quantized, paged or sparse. Its special tokens are those of the
-        generation_config.json, config.json or genai_config.json beside it, the first that is there.
+        and those of onnxruntime-genai's builder that attend with GroupQueryAttention (``-e cpu`` and ``-e cuda``),
+        with genai_config.json or config.json beside them. A row of a padded batch gets what the graph gives to it
+        alone. Refused is a graph that does not read its attention mask (the builder's ``-e dml``), whose rotary
+        frequencies depend on the text's length (longrope), or whose cache is quantized, paged or sparse; and a text
+        longer than a sliding window that genai's builder left out of its graph. Special tokens are those of the
+        generation_config.json, config.json or genai_config.json beside such a graph, the first that is there.
     device : str or torch.device
         ``"auto"`` is CUDA where torch and onnxruntime both see a GPU.
     capacity : int, optional
