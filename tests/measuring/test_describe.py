@@ -311,3 +311,21 @@ def test_max_diff_of_caches_and_model_outputs():
 def test_string_diff():
     assert string_diff(max_diff(F32, F32 + 1)) == "abs=1.0, rel=1000.0, sum=6.0, n=6.0, argm=(0, 0)"
     assert string_diff(max_diff(3, 3)) == "abs=0.0, rel=0.0, n=1.0"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.array([None, "x"], dtype=object), np.array(["x"]), 10**400, torch.ones(2, device="meta"), object()],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_holds_no_numbers_differs_from_all_but_itself(value):
+    assert max_diff(value, value)["abs"] == 0
+    assert max_diff(value, 1.0)["abs"] == math.inf
+
+
+def test_a_sparse_tensor_is_compared_by_its_numbers():
+    assert max_diff(torch.eye(2).to_sparse(), torch.zeros(2, 2))["abs"] == 1
+
+
+def test_a_flag_that_is_none_counts_as_not_given():
+    assert string_type([1], with_min_max=torch.ones(2), with_shape=np.ones(2)) == string_type([1])
