@@ -171,8 +171,8 @@ assert exact[familiar] < exact[strange]
 def onnx_or_torch(dtype):
     plain = decodeloop.load(dtype=dtype).model
     path = folder / f"{dtype}.onnx"
-    decodeloop.export_onnx(plain, path, exporter="fused", logits="all")
-    try:
+    try:  # an export is run before it is written
+        decodeloop.export_onnx(plain, path, exporter="fused", logits="all")
         decoder = decodeloop.OnnxDecoder(path)
         decoder.generate(batch(["def"]).input_ids, max_new_tokens=4)
         return decoder
