@@ -18,7 +18,7 @@ def decoder(request, phi, phi_fused):
 def held() -> int:
     """Bytes of all tensors that are alive."""
     gc.collect()
-    tensors = [found for found in gc.get_objects() if type(found) is torch.Tensor]
+    tensors = [found for found in gc.get_objects() if type(found) is torch.Tensor and found.layout is torch.strided]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
