@@ -4,81 +4,25 @@ import copy
 
 import pytest
 import torch
+from caching import WINDOW, assert_decodes_on_alike, filled, next_logits, static
 from helpers import SMALL, build, prompt_ids
 from transformers import (
     DeepseekV3Config,
     DynamicCache,
     EncoderDecoderCache,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
     Gemma3nForCausalLM,
     Gemma3nTextConfig,
-    Gemma3TextConfig,
     Gemma4ForCausalLM,
     Gemma4TextConfig,
     LlamaConfig,
     MambaConfig,
-    MistralConfig,
-    MistralForCausalLM,
     StaticCache,
 )
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from decodeloop import cache_to_tensors, empty_tensors, get_weight_type, tensors_to_cache, to_any
+from decodeloop import cache_to_tensors, empty_tensors, tensors_to_cache
 from decodeloop.caches.convert import kv_shape, tensors_to_legacy, tensors_to_static
 from decodeloop.caches.crop import crop_cache
-
-WINDOW = 5
-HYBRID = {
-    "num_hidden_layers": 3,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "sliding_window": WINDOW,
-    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
-}
-
-
-@pytest.fixture(scope="module")
-def models(llama):
-    """One decoder of each kind: no window, a window everywhere, and two that mix."""
-    return {
-        "full": llama,
-        "sliding": build(MistralForCausalLM, MistralConfig, num_key_value_heads=2, sliding_window=WINDOW),
-        "gemma2": build(Gemma2ForCausalLM, Gemma2Config, **HYBRID),
-        "gemma3": build(Gemma3ForCausalLM, Gemma3TextConfig, **HYBRID),
-    }
-
-
-@pytest.fixture(params=["full", "sliding", "gemma2", "gemma3"])
-def model(request, models):
-    return models[request.param]
-
-
-def filled(model, length=6, cache=None, more=1):
-    """A cache that has read ``length`` tokens, and the ``more`` tokens that come next."""
-    ids = prompt_ids(2, 32)[:, : length + more]
-    cache = DynamicCache(config=model.config) if cache is None else cache
-    if length:
-        next_logits(model, cache, ids[:, :length])
-    return cache, ids[:, length:]
-
-
-def static(model, capacity=32):
-    return StaticCache(config=model.config, max_cache_len=capacity)
-
-
-@torch.no_grad()
-def next_logits(model, cache, ids):
-    return model(ids, past_key_values=cache, use_cache=True).logits
-
-
-def assert_decodes_on_alike(model, cache, expected, ids):
-    """One token at a time, then the rest at once: a window fills up, and a full one moves on."""
-    for part in (*ids[:, :4].split(1, dim=1), ids[:, 4:]):
-        torch.testing.assert_close(next_logits(model, cache, part), next_logits(model, expected, part))
-    assert int(cache.get_seq_length()) == int(expected.get_seq_length())
-
 
 LENGTHS = [WINDOW - 1, WINDOW, WINDOW + 1, 13]
 
@@ -163,71 +107,6 @@ def test_empty_tensors_start_a_generation(model):
     assert [tuple(t.shape) for t in empty_tensors(model.config, 2, length=9)] == [(2, heads, 9, size)] * (2 * layers)
 
 
-@pytest.mark.parametrize("kind", [DynamicCache, static])
-@pytest.mark.parametrize("length", [0, 1, 3, 6])
-def test_a_rewound_cache_is_the_cache_of_the_shorter_text(llama, kind, length):
-    cache, _ = filled(llama, 6, None if kind is DynamicCache else static(llama))
-    expected, more = filled(llama, length, more=7)
-    assert crop_cache(cache, length) is cache
-    assert int(cache.get_seq_length()) == length
-    assert_decodes_on_alike(llama, cache, expected, more)
-
-
-@pytest.mark.parametrize("kind", [DynamicCache, static])
-def test_windows_that_are_not_full_can_be_rewound(model, kind):
-    cache, _ = filled(model, WINDOW - 1, None if kind is DynamicCache else static(model))
-    expected, more = filled(model, 2, more=7)
-    assert_decodes_on_alike(model, crop_cache(cache, 2), expected, more)
-
-
-@pytest.mark.parametrize("kind", [DynamicCache, static])
-@pytest.mark.parametrize("name", ["sliding", "gemma2", "gemma3"])
-def test_a_window_that_dropped_what_is_needed_refuses_and_stays_as_it_was(models, kind, name):
-    model = models[name]
-    cache, more = filled(model, 9, None if kind is DynamicCache else static(model), more=7)
-    untouched = copy.deepcopy(cache)
-    with pytest.raises(
-        ValueError, match="cannot rewind from 9 tokens to 6: layer 0 has a sliding window, and of the 4"
-    ):
-        crop_cache(cache, 6)
-    assert_decodes_on_alike(model, crop_cache(cache, 9), untouched, more)
-
-
-def test_a_static_window_can_be_rewound_by_the_one_token_that_it_holds_too_many(models):
-    for length in (WINDOW + 1, 9):  # of the first, rewinding leaves a window that is just full
-        cache, _ = filled(models["gemma3"], length, static(models["gemma3"]))
-        expected, more = filled(models["gemma3"], length - 1, more=7)
-        again = copy.deepcopy(crop_cache(cache, length - 1))
-        assert_decodes_on_alike(models["gemma3"], cache, expected, more)
-        with pytest.raises(ValueError, match="cannot rewind"):
-            crop_cache(again, length - 2)
-
-
-def test_a_dynamic_window_that_records_its_past_can_be_rewound(models):
-    cache = DynamicCache(config=models["gemma3"].config)
-    cache.activate_past_recording()
-    filled(models["gemma3"], 9, cache)
-    expected, more = filled(models["gemma3"], 6, more=1)
-    cache = crop_cache(cache, 6)
-    torch.testing.assert_close(
-        next_logits(models["gemma3"], cache, more), next_logits(models["gemma3"], expected, more)
-    )
-
-
-def test_rewinding_a_static_cache_keeps_its_addresses_and_zeroes_the_tail(models):
-    cache, _ = filled(models["gemma3"], 4, static(models["gemma3"]))
-    addresses = [(layer.keys.data_ptr(), layer.cumulative_length.data_ptr()) for layer in cache.layers]
-    crop_cache(cache, 3)
-    assert addresses == [(layer.keys.data_ptr(), layer.cumulative_length.data_ptr()) for layer in cache.layers]
-    assert not any(layer.keys[:, :, 3:].any() or layer.values[:, :, 3:].any() for layer in cache.layers)
-
-
-@pytest.mark.parametrize("length", [-1, 7, 2.0, True])
-def test_a_length_that_a_cache_cannot_be_rewound_to_is_named(llama, length):
-    with pytest.raises(ValueError, match=f"length={length!r}: expected an int from 0 to 6"):
-        crop_cache(filled(llama, 6)[0], length)
-
-
 def test_bad_caches_are_named(llama):
     with pytest.raises(ValueError, match="layer 0 of the cache is empty"):
         cache_to_tensors(DynamicCache(config=llama.config))
@@ -305,34 +184,3 @@ def test_bad_tensors_are_named(llama):
         tensors_to_cache([keys] * 4, llama.config, length=9)
     with pytest.raises(ValueError, match="capacity=5: expected an int of 6 or more"):
         tensors_to_static([keys] * 4, llama.config, 5)
-
-
-def test_to_any_casts_floats_and_keeps_integers(llama):
-    cache, _ = filled(llama)
-    nested = {"ids": torch.ones(2, dtype=torch.int64), "list": [torch.zeros(2), (torch.zeros(1), 3)], "cache": cache}
-    cast = to_any(nested, torch.float16)
-    assert cast["ids"].dtype == torch.int64
-    assert cast["list"][0].dtype == cast["list"][1][0].dtype == torch.float16
-    assert cast["list"][1][1] == 3
-    assert {t.dtype for t in cache_to_tensors(cast["cache"])} == {torch.float16}
-    assert {t.dtype for t in cache_to_tensors(cache)} == {torch.float32}  # the original is left as it was
-    assert to_any(nested, "meta")["list"][0].device.type == "meta"
-
-
-@pytest.mark.parametrize("kind", [DynamicCache, static])
-@pytest.mark.parametrize("length", [3, 9])
-def test_a_cache_in_another_dtype_decodes_on(model, kind, length):
-    cache, more = filled(model, length, None if kind is DynamicCache else static(model), more=7)
-    there_and_back = to_any(to_any(cache, torch.float64), torch.float32)
-    in_double = to_any(cache, torch.float64)
-    double = copy.deepcopy(model).double()
-    assert_decodes_on_alike(model, there_and_back, copy.deepcopy(cache), more)
-    expected = next_logits(model, cache, more)
-    torch.testing.assert_close(next_logits(double, in_double, more).float(), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_get_weight_type_counts_elements():
-    module = torch.nn.Sequential(torch.nn.Linear(50, 50).half(), torch.nn.Linear(2, 2), torch.nn.LayerNorm(3))
-    assert get_weight_type(module) == torch.float16
-    with pytest.raises(ValueError, match="ReLU has no parameters"):
-        get_weight_type(torch.nn.ReLU())
