@@ -65,7 +65,8 @@ def round_to_blocks(matrix, bits, block):
 # rounded. A weight that would be 8 is cut to 7, which can cost up to a whole scale.
 
 path = folder / "float32.onnx"
-decodeloop.export_onnx(model, path, exporter="fused", logits="all")
+options = {"exporter": "fused", "logits": "all"}
+decodeloop.export_onnx(model, path, check=False, **options)  # only looked at
 
 
 def constants(path):
@@ -171,8 +172,8 @@ assert exact[familiar] < exact[strange]
 def onnx_or_torch(dtype):
     plain = decodeloop.load(dtype=dtype).model
     path = folder / f"{dtype}.onnx"
-    decodeloop.export_onnx(plain, path, exporter="fused", logits="all")
-    try:
+    try:  # an export is run before it is written
+        decodeloop.export_onnx(plain, path, exporter="fused", logits="all")
         decoder = decodeloop.OnnxDecoder(path)
         decoder.generate(batch(["def"]).input_ids, max_new_tokens=4)
         return decoder

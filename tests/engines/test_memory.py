@@ -1,24 +1,39 @@
-"""What a decoder holds on to between requests."""
+"""Buffers of fixed capacity: they grow while a text does, and few are kept between requests."""
 
 import gc
 
 import pytest
 import torch
-from helpers import prompt_ids
+from helpers import left_padded, prompt_ids
 
-from decodeloop import OnnxDecoder, TorchDecoder
+from decodeloop import OnnxDecoder, TorchDecoder, generate
 
 
-@pytest.fixture(params=["static", "fused"])
-def decoder(request, phi, phi_fused):
-    """The two whose buffers have a fixed capacity."""
-    return TorchDecoder(phi) if request.param == "static" else OnnxDecoder(phi_fused.path, device="cpu")
+@pytest.fixture(params=["static", "fused", "traced"])
+def decoder(request, phi, phi_fused, phi_traced):
+    """Those whose buffers have a fixed capacity."""
+    if request.param == "static":
+        return TorchDecoder(phi)
+    return OnnxDecoder({"fused": phi_fused, "traced": phi_traced}[request.param].path, device="cpu")
+
+
+def test_tokens_are_those_of_generate_while_the_buffers_grow(phi, decoder):
+    for lengths in ([12], [12, 5, 9]):  # room is made for 256 new tokens at first
+        ids, mask = left_padded(lengths)
+        options = {"attention_mask": mask, "max_new_tokens": 350, "eos_token_id": None}
+        assert torch.equal(decoder.generate(ids, **options), generate(phi, ids, **options))
+
+
+def test_a_capacity_beyond_the_models_positions_is_as_good_as_all_of_them(phi, phi_fused):
+    ids, options = prompt_ids(1, 5), {"max_new_tokens": 9, "eos_token_id": None}
+    for decoder in (TorchDecoder(phi, capacity=1000), OnnxDecoder(phi_fused.path, device="cpu", capacity=1000)):
+        assert torch.equal(decoder.generate(ids, **options), generate(phi, ids, **options))
 
 
 def held() -> int:
     """Bytes of all tensors that are alive."""
     gc.collect()
-    tensors = [found for found in gc.get_objects() if type(found) is torch.Tensor]
+    tensors = [found for found in gc.get_objects() if type(found) is torch.Tensor and found.layout is torch.strided]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 

@@ -95,7 +95,7 @@ def test_what_cannot_be_used_is_named(bundled_fused, tmp_path):
         quantize_onnx(source, tmp_path / "m.onnx", bits=3)
     with pytest.raises(ValueError, match="block_size=33: expected 16, 32"):
         quantize_onnx(source, tmp_path / "m.onnx", block_size=33)
-    with pytest.raises(ValueError, match="accuracy_level=7: expected 0 to 4"):
+    with pytest.raises(ValueError, match="accuracy_level=7: expected an int from 0 to 4"):
         quantize_onnx(source, tmp_path / "m.onnx", accuracy_level=7)
     with pytest.raises(FileNotFoundError, match="no ONNX graph at .*nothing.onnx"):
         quantize_onnx(tmp_path / "nothing.onnx", tmp_path / "m.onnx")

@@ -10,4 +10,4 @@ def test_the_page_counts_what_the_table_holds():
     assert f"**{count} of {len(rows)} architectures pass**" in (DOCS / "coverage.rst").read_text()
     for row in rows:
         assert list(row) == COLUMNS
-        assert passes(row) != bool(row["reason"]), row
+        assert passes(row) or row["reason"], row

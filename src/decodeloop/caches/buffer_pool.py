@@ -44,11 +44,13 @@ class BufferPool(Generic[T]):
     ----------
     min_capacity : int, optional
         The capacity that the user asked for: no set has less, and a prompt must fit.
+    max_capacity : int, optional
+        The model's positions: no set has more, for which a graph may have no rotation.
     """
 
-    def __init__(self, min_capacity: int | None) -> None:
+    def __init__(self, min_capacity: int | None, max_capacity: int | None) -> None:
         check_capacity(min_capacity, 0)
-        self.min_capacity = min_capacity
+        self.min_capacity, self.max_capacity = min_capacity, max_capacity
         self.kept: dict[tuple[int, int], T] = {}
 
     def start(self, make: Callable[[int, int], T], batch: int, length: int, capacity: int) -> T:
@@ -64,14 +66,16 @@ class BufferPool(Generic[T]):
             If there is no room. What was kept is let go of first.
         """
         check_capacity(self.min_capacity, length)
-        return self._take(make, batch, max(min(capacity, length + AHEAD), self.min_capacity or 0))
+        needed = min(capacity, length + AHEAD)
+        return self._take(make, batch, needed, max(needed, self.min_capacity or 0))
 
     def grow(self, make: Callable[[int, int], T], batch: int, needed: int, before: int) -> T:
-        """A set for ``needed`` positions, after one of ``before`` has become too small: at least twice as large."""
-        return self._take(make, batch, max(needed, 2 * before))
+        """A set for ``needed`` positions, after one of ``before`` has become too small: twice as large if it may be."""
+        return self._take(make, batch, needed, max(needed, 2 * before))
 
-    def _take(self, make: Callable[[int, int], T], batch: int, capacity: int) -> T:
-        capacity = -(-capacity // BUCKET) * BUCKET
+    def _take(self, make: Callable[[int, int], T], batch: int, needed: int, wanted: int) -> T:
+        rounded = -(-wanted // BUCKET) * BUCKET
+        capacity = max(needed, min(rounded, self.max_capacity or rounded))
         fitting = [size for kept_batch, size in self.kept if kept_batch == batch and capacity <= size <= 2 * capacity]
         key = batch, min(fitting, default=capacity)
         if key not in self.kept:

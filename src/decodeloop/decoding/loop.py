@@ -231,9 +231,10 @@ def _room(input_ids: torch.Tensor, max_length: int) -> int:
 
 
 def _check_kinds(sampler: Any, lookup: Any) -> None:
-    for name, given, kind in (("sampler", sampler, Sampler), ("lookup", lookup, PromptLookup)):
-        if not (given is None or isinstance(given, kind)):
-            raise ValueError(f"{name}={shown(given)}: expected a decodeloop.{kind.__name__}, or None.")
+    kinds = ("sampler", sampler, "start", "Sampler"), ("lookup", lookup, "guess", "PromptLookup")
+    for name, given, method, kind in kinds:
+        if not (given is None or callable(getattr(given, method, None))):
+            raise ValueError(f"{name}={shown(given)}: expected a decodeloop.{kind}, or None.")
 
 
 def _check_watchers(on_token: Any, streamer: Any) -> None:
@@ -244,7 +245,7 @@ def _check_watchers(on_token: Any, streamer: Any) -> None:
 
 
 def _checked_lookup(prompt: Prompt, choose: Greedy | Chooser) -> Greedy:
-    if isinstance(choose, Chooser):
+    if not isinstance(choose, Greedy):
         raise ValueError("lookup checks guesses against the most likely token: give lookup or sampler, not both.")
     if len(prompt.input_ids) > 1:
         raise ValueError(

@@ -164,8 +164,8 @@ class OnnxDecoder:
             sizes = foreign.heads, foreign.head_size
         self.last_only = self._session.outputs["logits"].shape[1] == 1
         self.generation, self.runs_async, self.lock = 0, self.device.type == "cuda", threading.RLock()
-        kind = SharedCache if shared else GrowingCache
-        self._cache: StepCache = kind(self._session, cache_shapes(self._session, *sizes), self.vocab_size, capacity)
+        kept = self._session, cache_shapes(self._session, *sizes), self.vocab_size, capacity
+        self._cache: StepCache = SharedCache(*kept, self.max_positions) if shared else GrowingCache(*kept)
 
     generate, stream = run, decode
 

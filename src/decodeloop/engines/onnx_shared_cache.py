@@ -22,11 +22,16 @@ class SharedCache:
     """Steps of a graph of ``exporter="fused"``, or of onnxruntime-genai: a ``StepCache``."""
 
     def __init__(
-        self, session: OnnxSession, shapes: dict[str, tuple[int, int]], vocab_size: int, capacity: int | None
+        self,
+        session: OnnxSession,
+        shapes: dict[str, tuple[int, int]],
+        vocab_size: int,
+        capacity: int | None,
+        max_positions: int | None,
     ) -> None:
         self.session, self.vocab_size = session, vocab_size
         self.shapes = shapes
-        self.steps: BufferPool[DecodeStep] = BufferPool(capacity)
+        self.steps: BufferPool[DecodeStep] = BufferPool(capacity, max_positions)
         self.length = 0
         self.fed: dict[str, torch.Tensor] = {}
 

@@ -80,7 +80,7 @@ class TorchDecoder(TorchEngine):
         self.runs_async = on_gpu
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
         self.forward_one = torch.compile(for_one_token(model).forward, dynamic=False) if compile else model.forward
-        self.steps: BufferPool[StaticStep] = BufferPool(capacity)
+        self.steps: BufferPool[StaticStep] = BufferPool(capacity, self.max_positions)
 
     generate, stream = run, decode
 

@@ -68,7 +68,7 @@ def load(
     name : str or path
         ``"bundled"``, a local directory, or a hub id such as ``"microsoft/phi-1_5"``.
     device : str or torch.device
-        ``"auto"`` is CUDA where there is a GPU, else the CPU.
+        ``"auto"`` is CUDA where there is a GPU, else the CPU. With ``random_weights`` also ``"meta"``: shapes alone.
     dtype : str or torch.dtype
         ``"auto"`` is float32 on a CPU and the checkpoint's own type on a GPU.
     random_weights : bool
@@ -92,7 +92,8 @@ def load(
         If the hub does not know the model or cannot be reached, and the local cache holds no whole copy of it.
     """
     random_weights = check_choice("random_weights", random_weights, True, False)
-    device = pick_device(device)
+    # on the meta device, a shape without numbers can be looked at
+    device = torch.device("meta") if random_weights and str(device) == "meta" else pick_device(device)
     _pick_dtype(dtype, device)
     name, folder, source = _locate(name)
     if folder is None and random_weights and (shape := published_shape(name)):

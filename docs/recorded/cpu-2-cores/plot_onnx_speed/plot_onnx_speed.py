@@ -13,7 +13,7 @@ Four graphs of one model
 ========================
 
 :ref:`l-plot-export` tells how a model becomes a graph, :ref:`l-plot-precision` what 8 and 4 bits cost. The graph of
-``exporter="dynamo"`` holds PyTorch's operators one by one. In that of ``exporter="gqa"`` a whole attention is one
+``exporter="dynamo"`` holds PyTorch's operators one by one. In that of ``exporter="fused"`` a whole attention is one
 operator, and neighbours are merged. It keeps its KV cache, the keys and values of all earlier tokens, in buffers of
 fixed size, into which each step writes.
 """
@@ -43,12 +43,12 @@ if FAST:  # one layer is exported sooner, but writes no Python
     model.model.layers = model.model.layers[:1]
 
 graphs = {}
-for name in ("dynamo", "gqa"):
+for name in ("dynamo", "fused"):
     graphs[name] = folder / f"{name}.onnx"
     decodeloop.export_onnx(model, graphs[name], exporter=name, logits="last")
 for bits in (8, 4):
     graphs[f"int{bits}"] = folder / f"int{bits}.onnx"
-    decodeloop.quantize_onnx(graphs["gqa"], graphs[f"int{bits}"], bits=bits)
+    decodeloop.quantize_onnx(graphs["fused"], graphs[f"int{bits}"], bits=bits)
 
 for name, path in graphs.items():
     nodes = len(onnx.load(path, load_external_data=False).graph.node)
@@ -92,7 +92,7 @@ def numpy_feeds(session, input_ids, new_tokens):
 # :class:`decodeloop.OnnxDecoder` makes the other loops.
 #
 # - *IO binding*: the same graph. Inputs and outputs are buffers on the device, given by their address.
-# - *fused graph*: that of ``exporter="gqa"``. Past and present are one buffer.
+# - *fused graph*: that of ``exporter="fused"``. Past and present are one buffer.
 # - *CUDA graph*, on a GPU: all that a step starts is recorded once, and then started by one call.
 # - *int8*, *int4*: the same graph with other weights.
 #
@@ -101,10 +101,10 @@ def numpy_feeds(session, input_ids, new_tokens):
 
 decoders = {
     "IO binding": decodeloop.OnnxDecoder(graphs["dynamo"]),
-    "fused graph": decodeloop.OnnxDecoder(graphs["gqa"], cuda_graph=False),
+    "fused graph": decodeloop.OnnxDecoder(graphs["fused"], cuda_graph=False),
 }
 if on_gpu:
-    decoders["CUDA graph"] = decodeloop.OnnxDecoder(graphs["gqa"])
+    decoders["CUDA graph"] = decodeloop.OnnxDecoder(graphs["fused"])
 best = list(decoders)[-1]  # the last with the model's own weights
 
 prompt = (
@@ -114,7 +114,7 @@ ids = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)
 for name, decoder in decoders.items():
     found = decodeloop.verify(model, decoder, ids, max_new_tokens=40)
     print(f"{name}: {found}")
-    assert found.same_tokens or found.divergence.near_tie
+    assert found.agrees
 
 decoders |= {n: decodeloop.OnnxDecoder(graphs[n]) for n in ("int8", "int4")}
 
@@ -131,10 +131,12 @@ def loop(name):
 
 
 loops = {name: loop(name) for name in ("numpy feeds", *decoders)}
-first, second = (loops[n](ids, 40).cpu() for n in ("numpy feeds", "IO binding"))
-same = int((first == second).sum()) - ids.shape[1]
-print(f"numpy feeds: {same} of 40 tokens as with IO binding")
-assert same == 40 or model.dtype != torch.float32
+text = loops["numpy feeds"](ids, 40).to(model.device)
+with torch.no_grad():
+    logits = model(text).logits[0, ids.shape[1] - 1 : -1].float()
+lost = logits.amax(-1) - logits.gather(-1, text[0, ids.shape[1] :, None])[:, 0]
+print(f"numpy feeds: tokens at most {lost.max():.2g} below PyTorch's best logit")
+assert lost.max() <= 32 * torch.finfo(model.dtype).eps * logits.abs().max()
 
 # %%
 # What does an operator cost that does nothing?
@@ -202,8 +204,8 @@ def profile(path, steps=8):
 
 profiles = {name: profile(path) for name, path in graphs.items()}
 operators = {n: round(p["per step"].sum()) for n, p in profiles.items()}
-assert operators["gqa"] < operators["dynamo"] / 3
-top = {n: profiles[n].head(8).reset_index().round(2) for n in ("dynamo", "gqa")}
+assert operators["fused"] < operators["dynamo"] / 3
+top = {n: profiles[n].head(8).reset_index().round(2) for n in ("dynamo", "fused")}
 pandas.concat(top, axis=1)
 
 # %%
@@ -385,7 +387,7 @@ if on_gpu:
     name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
     models.append(decodeloop.load(name, dtype="float16", random_weights=True))
     path, small = folder / "large.onnx", folder / "large-int4.onnx"
-    report = decodeloop.export_onnx(models[-1].model, path, exporter="gqa")
+    report = decodeloop.export_onnx(models[-1].model, path, exporter="fused")
     decodeloop.quantize_onnx(path, small, bits=4)
     decoders = {
         "fused graph": decodeloop.OnnxDecoder(path, cuda_graph=False),
@@ -396,7 +398,7 @@ if on_gpu:
     large = models[-1].model
     found = decodeloop.verify(large, decoders[best], ids, **options)
     print(f"{name}, random weights: {found}")
-    assert found.same_tokens or found.divergence.near_tie
+    assert found.agrees
     counts = dict.fromkeys(
         (path.stem, small.stem), sum(report.operators.values())
     )
@@ -438,6 +440,6 @@ figures["limit (tokens/s)"] = 1e3 / df["bytes (ms)"][best]
 figures["to start one operator (µs)"] = 1e6 * start
 decodeloop.provenance(
     model=models,
-    provider=decoders["fused graph"].providers[0],
+    provider=decoders["fused graph"],
     figures=figures | large_speeds,
 )

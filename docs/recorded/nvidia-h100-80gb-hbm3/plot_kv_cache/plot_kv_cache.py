@@ -22,7 +22,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 import decodeloop
 from decodeloop import cache_to_tensors, max_diff, string_type
-from decodeloop.shapes import SHAPES
+from decodeloop.models.shapes import SHAPES
 
 FAST = decodeloop.unit_test_going()  # fewer and shorter runs, the same code
 

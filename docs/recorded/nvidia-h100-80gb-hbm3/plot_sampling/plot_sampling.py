@@ -411,6 +411,4 @@ figures = {
     "temperature 1 (% right)": right["no rule", 1.0],
 }
 figures |= {f"temperature 2, {n} (% right)": hot[n] for n in knobs}
-decodeloop.provenance(
-    model=loaded, provider=session.providers[0], figures=figures
-)
+decodeloop.provenance(model=loaded, provider=session, figures=figures)

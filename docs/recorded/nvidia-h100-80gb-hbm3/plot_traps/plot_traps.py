@@ -165,7 +165,7 @@ assert torch.equal(tokens[:1, -steps:], answer)  # it does all three right
 folder = tempfile.TemporaryDirectory()
 path = Path(folder.name) / "model.onnx"
 served = decodeloop.load().model  # float16 on a GPU, as this graph wants it
-decodeloop.export_onnx(served, path, exporter="gqa")
+decodeloop.export_onnx(served, path, exporter="fused")
 here = onnxruntime.get_available_providers()
 candidates = ["CUDAExecutionProvider", "CoreMLExecutionProvider"]
 asked = next(provider for provider in candidates if provider not in here)
@@ -194,12 +194,12 @@ assert decoder.providers[0] == wanted
 trained = copy.deepcopy(served)
 trained.model.layers[0].mlp.fc2.weight.data *= 1.1  # stands for more training
 if not path.exists():
-    decodeloop.export_onnx(trained, path, exporter="gqa")
+    decodeloop.export_onnx(trained, path, exporter="fused")
 stale = decodeloop.verify(trained, decoder, alone, max_new_tokens=5)
 stale = stale.max_logit_diff
 with caught("a stale exported file"):
     assert stale < 0.25, f"logits up to {stale:.1f} off"
-decodeloop.export_onnx(trained, path.with_name("new.onnx"), exporter="gqa")
+decodeloop.export_onnx(trained, path.with_name("new.onnx"), exporter="fused")
 fresh = decodeloop.OnnxDecoder(path.with_name("new.onnx"))
 fresh = decodeloop.verify(trained, fresh, alone, max_new_tokens=5)
 assert fresh.max_logit_diff < 0.25
@@ -375,6 +375,6 @@ figures = {
 }
 decodeloop.provenance(
     model=loaded,
-    provider=decoder.providers[0],
+    provider=decoder,
     figures=figures | gpu_figures,
 )
