@@ -24,6 +24,11 @@ class Prompt:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
 
+    @property
+    def longest(self) -> int:
+        """How many tokens the longest row has, padding left out."""
+        return int(self.attention_mask.sum(-1).max())
+
     def mask(self, length: int) -> torch.Tensor:
         """int64 ``[batch, length]``: the mask of the text's first ``length`` positions; all after the prompt count."""
         given = self.attention_mask[:, :length]

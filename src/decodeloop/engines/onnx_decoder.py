@@ -190,8 +190,7 @@ class OnnxDecoder:
 
     def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
         """Refuse a text that outgrows the graph's rotary frequencies, and prompt lookup that lacks logits."""
-        longest = int(prompt.attention_mask.sum(-1).max()) + max_new_tokens
-        check_rope_length(self.config, longest, self.name, "a graph has one set")
+        check_rope_length(self.config, prompt.longest + max_new_tokens, self.name, "a graph has one set")
         if rewinds:
             self._check_all_logits()
 

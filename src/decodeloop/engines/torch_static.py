@@ -86,8 +86,8 @@ class TorchDecoder(TorchEngine):
 
     def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
         """Refuse a text that outgrows its rotary frequencies: a step that is the same throughout has one set."""
-        longest = int(prompt.attention_mask.sum(-1).max()) + max_new_tokens
-        check_rope_length(self.config, longest, self.name, "a step that is the same from token to token has one set")
+        needed, why = prompt.longest + max_new_tokens, "a step that is the same from token to token has one set"
+        check_rope_length(self.config, needed, self.name, why)
 
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         """Forget earlier text; the number of positions that ``past`` holds."""
