@@ -233,7 +233,7 @@ def _room(input_ids: torch.Tensor, max_length: int) -> int:
 def _check_kinds(sampler: Any, lookup: Any) -> None:
     kinds = ("sampler", sampler, "start", "Sampler"), ("lookup", lookup, "guess", "PromptLookup")
     for name, given, method, kind in kinds:
-        if not (given is None or callable(getattr(given, method, None))):
+        if given is not None and (isinstance(given, type) or not callable(getattr(given, method, None))):
             raise ValueError(f"{name}={shown(given)}: expected a decodeloop.{kind}, or None.")
 
 
