@@ -1,7 +1,8 @@
-"""Key/value caches: transformers' cache objects <-> flat lists of tensors, the form that an ONNX graph takes.
+"""Caches: transformers' cache objects <-> flat lists of tensors, the form that an ONNX graph takes.
 
-The flat order is that of the graphs' inputs: layer 0's keys, layer 0's values, layer 1's keys, ...
-Every tensor is ``[batch, heads, length, head size]``.
+The flat order is that of the graphs' inputs: layer 0's keys, layer 0's values, layer 1's keys, ...; each of them
+``[batch, heads, length, head size]``. Where a layer keeps convolution or recurrent states, they follow its keys and
+values, in the order of :mod:`decodeloop.caches.states`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,15 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from decodeloop.caches.buffer_pool import no_room
 from decodeloop.caches.layers import is_empty, kv_layers, read_layer, tokens_needed, write_layer
+from decodeloop.caches.states import (
+    State,
+    check_states,
+    fixed_names,
+    keeps_states,
+    read_state,
+    state_shapes,
+    write_state,
+)
 from decodeloop.checks import check_count, check_sequence, shown
 
 
@@ -31,22 +41,39 @@ def cache_to_tensors(cache: Cache | Sequence[Any]) -> list[torch.Tensor]:
     Returns
     -------
     list of torch.Tensor
-        ``[keys_0, values_0, keys_1, values_1, ...]``, each ``[batch, heads, length, head size]``, not copied.
+        ``[keys_0, values_0, keys_1, values_1, ...]``, each ``[batch, heads, length, head size]``, not copied. A layer
+        with states of fixed size gives those too, after its keys and values if it has any: its convolutions'
+        ``[batch, channels, width]``, then its recurrences' ``[batch, ...]``.
 
     Raises
     ------
     ValueError
-        If a layer holds nothing yet, or holds more than keys and values (a state-space layer, say).
+        If a layer holds nothing yet, or something that has no name (a quantized layer, say).
     """
     if not isinstance(cache, Cache):
         what = "a transformers cache, or a pair (keys, values) for each layer"
         pairs = [_pair(item, index) for index, item in enumerate(check_sequence("cache", cache, what))]
     else:
-        pairs = [(None, None) if is_empty(layer) else read_layer(layer)[:2] for layer in kv_layers(cache)]
+        keyed = {id(layer) for layer in kv_layers(cache)}
+        pairs = [_tensors(cache, index, id(layer) in keyed) for index, layer in enumerate(cache.layers)]
     for index, pair in enumerate(pairs):
         if not all(isinstance(tensor, torch.Tensor) for tensor in pair):
             raise ValueError(f"layer {index} of the cache is empty: run the model once, or see empty_tensors.")
     return [tensor for pair in pairs for tensor in pair]
+
+
+def _tensors(cache: Cache, index: int, keyed: bool) -> tuple[torch.Tensor | None, ...]:
+    """What one layer keeps; None for what is not there yet."""
+    layer, pair = cache.layers[index], ()
+    if keyed:
+        pair = (None, None) if is_empty(layer) else read_layer(layer)[:2]
+    names = fixed_names(layer)
+    if hasattr(layer, "conv_states") and not names:
+        return *pair, None
+    states = [read_state(cache, State(index, name)) for name in names]
+    if getattr(layer, "indexer_keys", None) is not None:
+        states.append(layer.indexer_keys[:, : read_layer(layer)[2]])
+    return *pair, *states
 
 
 def tensors_to_cache(
@@ -59,10 +86,12 @@ def tensors_to_cache(
     tensors : sequence of torch.Tensor
         Keys and values of each layer in turn, ``[batch, heads, length, head size]``; they are copied.
     config : transformers PreTrainedConfig, optional
-        The model's. With it, layers with a sliding window become sliding layers; without, all layers keep everything.
+        The model's. With it, layers with a sliding window become sliding layers; without, all layers keep everything,
+        and it is keys and values only.
     length : int, optional
         How many tokens were decoded so far, ``int(cache.get_seq_length())``. Needed only where every layer has a
-        sliding window and every window is full: such tensors do not tell. Default: the longest.
+        sliding window and every window is full, or where nothing but states of fixed size is kept: such tensors do
+        not tell. Default: the longest.
 
     Raises
     ------
@@ -70,9 +99,9 @@ def tensors_to_cache(
         If the tensors cannot be such a model's cache: their number, their heads or their head size differ from the
         configuration's, a layer holds too few tokens or too many, or the length cannot be known.
     """
+    if config is not None and keeps_states(check_config(config)):
+        return _states_to_cache(tensors, config, length)
     pairs = tensors_to_legacy(tensors)
-    if config is not None:
-        check_config(config)
     cache = DynamicCache(config=config) if config is not None else DynamicCache()
     if config is None:
         cache.layers = [DynamicLayer() for _ in pairs]
@@ -84,6 +113,12 @@ def tensors_to_cache(
         )
     if config is not None:
         check_heads(pairs, config)
+    _write_pairs(layers, pairs, length)
+    return cache
+
+
+def _write_pairs(layers: Sequence[Any], pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], length: int | None) -> None:
+    """Keys and values into empty layers, copied."""
     length = (
         text_length(pairs, layers) if length is None else check_count("length", length, note="the tokens of the text")
     )
@@ -94,6 +129,21 @@ def tensors_to_cache(
             expected = f"{length}" if least == length else f"{least} to {length}"
             raise ValueError(f"layer {index} holds {held} tokens: expected {expected} after {length} tokens of text.")
         write_layer(layer, keys.clone(), values.clone(), length)
+
+
+def _states_to_cache(tensors: Sequence[torch.Tensor], config: PreTrainedConfig, length: int | None) -> DynamicCache:
+    """As tensors_to_cache, for a model that keeps more than keys and values."""
+    check_sequence("tensors", tensors, "what the model keeps, as cache_to_tensors gives it", torch.Tensor)
+    states = check_states(tensors, config)
+    cache = DynamicCache(config=config)
+    growing = [tensor for state, tensor in zip(states, tensors, strict=True) if state.name in ("key", "value")]
+    if growing:
+        _write_pairs(kv_layers(cache), tensors_to_legacy(growing), length)
+    elif length is not None:
+        cache.seen_tokens = check_count("length", length, note="the tokens of the text")
+    for state, tensor in zip(states, tensors, strict=True):
+        if state.name not in ("key", "value"):
+            write_state(cache, state, tensor.clone())
     return cache
 
 
@@ -116,7 +166,12 @@ def tensors_to_static(
     MemoryError
         If there is no room for the buffers.
     """
-    source = tensors_to_cache(tensors, check_config(config), length=length)
+    if keeps_states(check_config(config)):
+        raise ValueError(
+            f"{config.model_type} keeps more than keys and values, and a static cache of it is not made from tensors: "
+            "use tensors_to_cache, or hand the tensors to decodeloop.TorchDecoder."
+        )
+    source = tensors_to_cache(tensors, config, length=length)
     length = source.get_seq_length()
     check_count("capacity", capacity, max(length, 1), note="the text so far")
     cache = StaticCache(config=config, max_cache_len=capacity)
@@ -190,7 +245,8 @@ def empty_tensors(
     Returns
     -------
     list of torch.Tensor
-        Two for each layer, ``[batch, key/value heads, length, head size]``.
+        Two for each layer, ``[batch, key/value heads, length, head size]``; of a model that keeps states of fixed
+        size, those too, zeros, in the order of :func:`cache_to_tensors`.
 
     Raises
     ------
@@ -206,11 +262,20 @@ def empty_tensors(
         torch.empty(0, device=device)
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ValueError(f'device={shown(device)}: expected "cpu", or "cuda" where torch sees a GPU.') from error
-    shapes = [(batch, heads, length, size) for heads, size in _layer_shapes(check_config(config))]
+    if keeps_states(check_config(config)):
+        made = [
+            (_sized(state, shape, batch, length), own) for state, (shape, own) in state_shapes(config, dtype).items()
+        ]
+    else:
+        made = [((batch, heads, length, size), dtype) for heads, size in _layer_shapes(config) for _ in range(2)]
     try:
-        return [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes for _ in range(2)]
+        return [torch.zeros(shape, dtype=own, device=device) for shape, own in made]
     except RuntimeError as error:
-        raise no_room(device, 2 * dtype.itemsize * sum(map(math.prod, shapes))) from error
+        raise no_room(device, sum(own.itemsize * math.prod(shape) for shape, own in made)) from error
+
+
+def _sized(state: State, shape: tuple[int, ...], batch: int, length: int) -> tuple[int, ...]:
+    return batch, *(length if dim == state.grows else size for dim, size in enumerate(shape) if dim)
 
 
 def check_config(config: Any) -> PreTrainedConfig:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, StaticLayer
 
 from decodeloop.caches.layers import is_empty, kv_layers, read_layer, tokens_needed, write_layer
+from decodeloop.caches.states import fixed_names, seen_tokens
 from decodeloop.checks import check_count
 
 
@@ -29,10 +30,19 @@ def crop_cache(cache: Cache, length: int) -> Cache:
     Raises
     ------
     ValueError
-        If the cache is shorter than that, or if a layer with a sliding window has already dropped tokens that the
-        shorter text would need. The cache is then as it was.
+        If the cache is shorter than that, if a layer with a sliding window has already dropped tokens that the
+        shorter text would need, or if a layer keeps a convolution or recurrent state, which has all of the text in one
+        tensor. The cache is then as it was.
     """
     layers = [layer for layer in kv_layers(cache) if not is_empty(layer)]
+    fixed = [(index, name) for index, layer in enumerate(cache.layers) for name in fixed_names(layer)]
+    if fixed and check_count("length", length) != seen_tokens(cache):
+        raise ValueError(
+            f"cannot rewind to {length} tokens: layer {fixed[0][0]} keeps a {fixed[0][1]} state, in which all tokens are "
+            "added up. Read the text again, or keep a copy of the cache from before, copy.deepcopy(cache)."
+        )
+    if fixed:
+        return cache
     states = [read_layer(layer) for layer in layers]
     total = max((state[2] for state in states), default=0)
     check_count("length", length, 0, total, note="the tokens of the cache")
@@ -47,4 +57,6 @@ def crop_cache(cache: Cache, length: int) -> Cache:
             )
     for layer, (keys, values, _), count in zip(layers, states, kept, strict=True):
         write_layer(layer, keys[:, :, :count], values[:, :, :count], length)
+        if getattr(layer, "indexer_keys", None) is not None and not isinstance(layer, StaticLayer):
+            layer.indexer_keys = layer.indexer_keys[:, :count]
     return cache

@@ -7,6 +7,8 @@ Four kinds of layer keep nothing but keys and values ``[batch, heads, tokens, he
 - ``StaticLayer``: a buffer of fixed length, filled from the left;
 - ``StaticSlidingWindowLayer``: a buffer of ``window`` places; once it is full the oldest token leaves on the left.
 
+A layer may keep states of fixed size besides, or nothing else: :mod:`decodeloop.caches.states` names them.
+
 A layer is read as keys and values of the *last* tokens of a text, and the length of that text.
 """
 
@@ -26,7 +28,9 @@ from transformers.cache_utils import (
 
 from decodeloop.checks import shown
 
-_KNOWN = {"keys", "values", "cumulative_length", "_sliding_window_tensor"}
+_STATES = {"conv_states", "recurrent_states", "indexer_keys"}
+_NOTES = {"is_conv_states_initialized", "is_recurrent_states_initialized", "has_previous_state", "conv_kernel_size"}
+_KNOWN = {"keys", "values", "cumulative_length", "_sliding_window_tensor", *_STATES, *_NOTES}
 _PLACEHOLDER = getattr(cache_utils, "DummyLayer", ())  # newer versions: a layer that borrows another layer's cache
 #: Kinds of layers that can go back, once they are told that they will have to.
 REWINDABLE = (DynamicLayer, DynamicSlidingWindowLayer, _PLACEHOLDER)
@@ -38,7 +42,7 @@ def kv_layers(cache: Cache) -> list[Any]:
     Raises
     ------
     ValueError
-        If a layer holds something else or something more (a state-space layer, a quantized one), or if the cache is an
+        If a layer holds what has no name in :mod:`decodeloop.caches.states` (a quantized one), or if the cache is an
         encoder-decoder's, which is two.
     """
     if not isinstance(cache, Cache):
@@ -54,12 +58,18 @@ def kv_layers(cache: Cache) -> list[Any]:
             for name, value in vars(layer).items()
             if name not in _KNOWN and isinstance(value, torch.Tensor | dict | list | tuple)
         ]
-        if more or not hasattr(layer, "keys"):
+        if more or not (hasattr(layer, "keys") or hasattr(layer, "conv_states")):
             raise ValueError(
                 f"layer {index} of the cache is a {type(layer).__name__}, which holds {', '.join(more) or 'no keys'}: "
-                "expected keys and values only, as attention layers keep them."
+                "expected keys and values, and convolution or recurrent states, as transformers' own layers keep them."
             )
-    return [layer for layer in cache.layers if not isinstance(layer, _PLACEHOLDER)]
+    own = [name for name, value in vars(cache).items() if name != "layers" and isinstance(value, list) and value]
+    if own:
+        raise ValueError(
+            f"{type(cache).__name__} keeps {', '.join(own)} beside its layers: expected a cache whose layers keep all "
+            "there is, such as DynamicCache."
+        )
+    return [layer for layer in cache.layers if hasattr(layer, "keys") and not isinstance(layer, _PLACEHOLDER)]
 
 
 def is_empty(layer: Any) -> bool:

@@ -17,7 +17,13 @@ from decodeloop.caches.convert import (
     text_length,
 )
 from decodeloop.caches.layers import kv_layers, read_layer, tokens_needed
+from decodeloop.caches.states import check_states, keeps_states, seen_tokens
 from decodeloop.checks import check_dense
+
+_UNTOLD = (
+    "past_key_values keeps states of fixed size only, which do not tell how long their text is: expected the cache that "
+    "return_cache gave, or tensors_to_cache(tensors, config, length=...)."
+)
 
 
 def past_cache(past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig, batch: int, length: int) -> Cache:
@@ -43,28 +49,32 @@ def past_cache(past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig, b
         if not past.layers:  # DynamicCache(): it gets the model's kinds of layers
             past.layers.extend(DynamicCache(config=config).layers)
         return past
-    _check_length(past_length(past), length)
+    total = past_length(past)
+    _check_length(total, length)
+    if keeps_states(config):
+        check_states(cache_to_tensors(past), config, batch)
+    own = kv_layers(DynamicCache(config=config))
     try:
         states = [read_layer(layer) for layer in kv_layers(past)]
     except ValueError:
         kept: list[Any] = [getattr(layer, "keys", None) for layer in past.layers]
         _check_rows([each for each in kept if each is not None], batch)
-        return past  # it holds more than keys and values
-    check_shapes([tensor for state in states for tensor in state[:2]], config, batch)
-    total = past_length(past)
-    for index, (own, (keys, _, seen)) in enumerate(zip(kv_layers(DynamicCache(config=config)), states, strict=True)):
-        if seen != total or not tokens_needed(own, total) <= keys.shape[2] <= total:
+        return past  # it holds what has no name, as a quantized cache does
+    if not keeps_states(config):
+        check_shapes([tensor for state in states for tensor in state[:2]], config, batch)
+    for index, (layer, (keys, _, seen)) in enumerate(zip(own, states, strict=True)):
+        if seen != total or not tokens_needed(layer, total) <= keys.shape[2] <= total:
             raise ValueError(
                 f"layer {index} of past_key_values holds {keys.shape[2]} tokens of a text of {seen}: expected "
-                f"{tokens_needed(own, total)} of {total}. Is it the cache of another model?"
+                f"{tokens_needed(layer, total)} of {total}. Is it the cache of another model?"
             )
     return past
 
 
 def past_tensors(
     past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig | None, batch: int, length: int
-) -> list[torch.Tensor]:
-    """A past as flat tensors of all of its text, to be copied into buffers; none where it is empty.
+) -> tuple[list[torch.Tensor], int]:
+    """A past as flat tensors of all of its text, to be copied into buffers, and its length; none where it is empty.
 
     Raises
     ------
@@ -72,30 +82,46 @@ def past_tensors(
         If it is not all there, or not of the text's rows, or no shorter than it.
     """
     if isinstance(past, Cache) and _is_unused(past):
-        return []
+        return [], 0
     tensors = cache_to_tensors(past) if isinstance(past, Cache) else flat_past(past)
-    pairs = tensors_to_legacy(tensors)
+    more = config is not None and keeps_states(config)
+    growing = tensors
+    if config is not None and more:
+        states = check_states(tensors, config, batch)
+        growing = [tensor for state, tensor in zip(states, tensors, strict=True) if state.name in ("key", "value")]
+    pairs = tensors_to_legacy(growing) if growing or not more else ()
     held = sorted({keys.shape[2] for keys, _ in pairs})
     if isinstance(past, Cache):
         seen = past_length(past)
+    elif not pairs:
+        raise ValueError(_UNTOLD)
     else:
         layers = [] if config is None else kv_layers(DynamicCache(config=config))
         seen = text_length(pairs, layers) if len(layers) == len(pairs) else held[-1]
     _check_length(seen, length)
-    if held[0] < seen:
+    if pairs and held[0] < seen:
         raise ValueError(
             f"past_key_values is of {seen} positions, of which a layer with a sliding window kept the last {held[0]}: "
             "expected all of them, so read the text again, without past_key_values."
         )
-    if held != [seen]:
+    if pairs and held != [seen]:
         raise ValueError(f"the layers of past_key_values hold {held} positions: expected {seen}, all of the text.")
     _check_rows(tensors, batch)
-    return tensors
+    return tensors, seen
 
 
 def past_length(cache: Cache) -> int:
-    """How many tokens a cache has seen."""
-    return int(cache.get_seq_length())
+    """How many tokens a cache has seen.
+
+    Raises
+    ------
+    ValueError
+        If it does not tell, since nothing in it grows.
+    """
+    seen = seen_tokens(cache)
+    if seen is None:
+        raise ValueError(_UNTOLD)
+    return seen
 
 
 def check_shapes(tensors: Sequence[torch.Tensor], config: PreTrainedConfig, batch: int) -> None:
@@ -135,7 +161,7 @@ def flat_past(past: Any) -> list[torch.Tensor]:
 def _is_unused(cache: Cache) -> bool:
     if not hasattr(cache, "layers"):
         kv_layers(cache)  # says what it is instead
-    return not cache.layers or past_length(cache) == 0
+    return not cache.layers or seen_tokens(cache) == 0
 
 
 def _check_length(seen: int, length: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -99,12 +99,13 @@ class StepCache(Protocol):
     """
 
     length: int  # positions that each row holds, padding included
+    shapes: Mapping[str, Any]  # what is kept, by the names of the graph's inputs, in order
 
     def start(self, prompt: Prompt, capacity: int) -> None:
         """Forget the text; make room for ``capacity`` positions of the prompt's rows."""
 
-    def load(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Fill the cache with flat tensors ``[batch, heads, length, head size]``, copied."""
+    def load(self, tensors: Sequence[torch.Tensor], length: int) -> None:
+        """Fill the cache with flat tensors ``[batch, heads, length, head size]``, or a state's shape, copied."""
 
     def forward(self, tokens: torch.Tensor, all_logits: bool) -> torch.Tensor:
         """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``."""

@@ -12,11 +12,12 @@ from transformers.cache_utils import Cache
 from decodeloop.caches.buffer_pool import check_capacity
 from decodeloop.caches.convert import tensors_to_cache
 from decodeloop.caches.past import past_tensors
+from decodeloop.caches.states import named_to_cache, present_name
 from decodeloop.checks import check_choice, given_path
 from decodeloop.decoding.engine import Past, StepCache, exclusive
 from decodeloop.decoding.loop import RunOptions, decode, run
 from decodeloop.decoding.prompt import Prompt
-from decodeloop.engines.onnx_buffers import cache_shapes, present_name
+from decodeloop.engines.onnx_buffers import cache_shapes
 from decodeloop.engines.onnx_growing_cache import GrowingCache
 from decodeloop.engines.onnx_session import OnnxSession
 from decodeloop.engines.onnx_shared_cache import SharedCache
@@ -162,9 +163,12 @@ class OnnxDecoder:
             self.generation_config = self.generation_config or foreign.generation_config
             self.max_positions = min(filter(None, (self.max_positions, foreign.positions)), default=None)
             sizes = foreign.heads, foreign.head_size
-        self.last_only = self._session.outputs["logits"].shape[1] == 1
+        self.sequential = self._session.inputs["input_ids"].shape[1] == 1
+        self.last_only = self._session.outputs["logits"].shape[1] == 1 and not self.sequential
         self.generation, self.runs_async, self.lock = 0, self.device.type == "cuda", threading.RLock()
-        kept = self._session, cache_shapes(self._session, *sizes), self.vocab_size, capacity
+        shapes = cache_shapes(self._session, *sizes)
+        self._keeps_states = any(name.startswith("past_states.") for name in shapes)
+        kept = self._session, shapes, self.vocab_size, capacity
         self._cache: StepCache = SharedCache(*kept, self.max_positions) if shared else GrowingCache(*kept)
 
     generate, stream = run, decode
@@ -191,16 +195,21 @@ class OnnxDecoder:
     def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
         """Refuse a text that outgrows the graph's rotary frequencies, and prompt lookup that lacks logits."""
         check_rope_length(self.config, prompt.longest + max_new_tokens, self.name, "a graph has one set")
+        if rewinds and self._keeps_states:
+            raise ValueError(
+                f"prompt lookup rewinds the cache where a guess was wrong, and {self.name} keeps states that cannot be "
+                "rewound: leave lookup out."
+            )
         if rewinds:
             self._check_all_logits()
 
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         """Forget earlier text; the number of positions that ``past`` holds."""
         self.generation += 1
-        tensors = [] if past is None else past_tensors(past, self.config, *prompt.input_ids.shape)
+        tensors, seen = ([], 0) if past is None else past_tensors(past, self.config, *prompt.input_ids.shape)
         self._cache.start(prompt, capacity)
         if tensors:
-            self._cache.load(tensors)
+            self._cache.load(tensors, seen)
         return self._cache.length
 
     def forward(self, tokens: torch.Tensor, all_logits: bool = False) -> torch.Tensor:
@@ -215,7 +224,10 @@ class OnnxDecoder:
 
     def cache(self) -> Cache:
         """A copy of the cache, as a ``DynamicCache`` that keeps every position."""
-        return tensors_to_cache([tensor.clone() for tensor in self._cache.tensors()])
+        tensors = [tensor.clone() for tensor in self._cache.tensors()]
+        if self.config is None or not self._keeps_states:
+            return tensors_to_cache(tensors)
+        return named_to_cache(dict(zip(self._cache.shapes, tensors, strict=True)), self.config, self._cache.length)
 
     def feeds(self) -> dict[str, torch.Tensor]:
         """The inputs of the step that ran last, by name: what to feed the session with to run it again."""
@@ -229,7 +241,7 @@ class OnnxDecoder:
             )
 
     def _check_signature(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-        past = [name for name in inputs if name.startswith("past_key_values.")]
+        past = [name for name in inputs if name.startswith(("past_key_values.", "past_states."))]
         if not past:
             raise ValueError(
                 f"{self.name} has no cache inputs (past_key_values.0.key, ...): its inputs are "
@@ -243,7 +255,7 @@ class OnnxDecoder:
         if missing or extra:
             raise ValueError(
                 f"{self.name} is not a decoder: it lacks {sorted(missing)} and asks for {sorted(extra)}"
-                " besides input_ids, attention_mask, position_ids and past_key_values."
+                " besides input_ids, attention_mask, position_ids, past_key_values and past_states."
             )
 
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 
 from decodeloop.caches.buffer_pool import BufferPool
+from decodeloop.caches.states import present_name
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.captured_step import CapturedStep
-from decodeloop.engines.onnx_buffers import allocate, check_tensors, empty_logits, present_name
+from decodeloop.engines.onnx_buffers import CacheTensor, allocate, check_tensors, empty_logits
 from decodeloop.engines.onnx_session import OnnxSession
 
 
@@ -24,7 +25,7 @@ class SharedCache:
     def __init__(
         self,
         session: OnnxSession,
-        shapes: dict[str, tuple[int, int]],
+        shapes: dict[str, CacheTensor],
         vocab_size: int,
         capacity: int | None,
         max_positions: int | None,
@@ -43,9 +44,10 @@ class SharedCache:
         self.step = self.steps.start(self._new_step, self.batch, length, capacity)
         self.step.clear()
 
-    def load(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Fill the cache with flat tensors, copied."""
-        self.length = check_tensors(tensors, self.shapes, self.batch)
+    def load(self, tensors: Sequence[torch.Tensor], length: int) -> None:
+        """Fill the cache with flat tensors of a text of so many positions, copied."""
+        check_tensors(tensors, self.shapes, self.batch, length)
+        self.length = length
         for buffer, tensor in zip(self.step.cache.values(), tensors, strict=True):
             for row, padding in enumerate(self.padding.tolist()):
                 buffer[row, :, : max(self.length - padding, 0)] = tensor[row, :, padding:]
@@ -150,11 +152,11 @@ class DecodeStep(CapturedStep):
     logits: torch.Tensor
 
     def __init__(
-        self, session: OnnxSession, shapes: dict[str, tuple[int, int]], batch: int, capacity: int, vocab_size: int
+        self, session: OnnxSession, shapes: dict[str, CacheTensor], batch: int, capacity: int, vocab_size: int
     ) -> None:
         super().__init__(session.capture, batch, capacity, session.device)
         self.session = session
-        sizes = {name: (batch, heads, capacity, size) for name, (heads, size) in shapes.items()}
+        sizes = {name: each.shape(batch, capacity) for name, each in shapes.items()}
         self.cache = allocate(session, sizes, zeros=True)
         # the mask's shape is the capacity, its sum a row's length
         self.mask = torch.zeros(batch, capacity, dtype=torch.int64, device=session.device)

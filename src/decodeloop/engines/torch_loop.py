@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, StaticLayer
 
 from decodeloop.caches.layers import REWINDABLE
 from decodeloop.caches.past import flat_past, past_cache, past_length
+from decodeloop.caches.states import cache_argument, keeps_states, seen_tokens
 from decodeloop.checks import check_choice
 from decodeloop.decoding.engine import Past
 from decodeloop.decoding.loop import DecodeOptions, RunOptions, decode, run
@@ -43,6 +44,8 @@ class TorchEngine:
         self.vocab_size = config.vocab_size
         self.max_positions = getattr(config, "max_position_embeddings", None)
         self.generation, self.lock = 0, threading.RLock()
+        self._cache_argument = cache_argument(model)
+        self._reads_one_by_one = keeps_states(config)
         self._accepts_positions = "position_ids" in accepts
         self._keeps = "logits_to_keep" in accepts
         self._reread_after = _reread_after(model)
@@ -81,22 +84,29 @@ class TorchEngine:
     @torch.no_grad()
     def forward(self, tokens: torch.Tensor, all_logits: bool = False) -> torch.Tensor:
         new, before = tokens.shape[1], self.length
+        if before and new > 1 and self._reads_one_by_one:  # some models begin with an empty state where several come
+            return torch.cat([self.forward(column, all_logits) for column in tokens.split(1, dim=1)], dim=1)
         self.length += new
         if self._reread_after is not None:
             self.text = torch.cat([self.text, tokens], dim=-1)
             if 0 < before <= self._reread_after < self.length:
                 tokens, self.past = self.text, DynamicCache(config=self.config)
-        inputs: dict[str, Any] = {"attention_mask": self.prompt.mask(self.length)}
+        mask = self.prompt.mask(self.length)
+        if self._cache_argument != "past_key_values":  # no attention: the mask says which of the new ones are padding
+            mask = mask[:, -tokens.shape[1] :]
+        inputs: dict[str, Any] = {"attention_mask": mask, self._cache_argument: self.past}
         if self._accepts_positions:
             inputs["position_ids"] = self.prompt.positions(self.length, tokens.shape[1])
         if self._keeps and not all_logits:
             inputs["logits_to_keep"] = 1
-        logits = self.model(input_ids=tokens, past_key_values=self.past, use_cache=True, **inputs).logits
-        if before == 0 and past_length(self.past) != self.length:
+        logits = self.model(input_ids=tokens, use_cache=True, **inputs).logits
+        held = seen_tokens(self.past)
+        if before == 0 and held is not None and held != self.length:
             raise ValueError(
-                f"{self.name} read {self.length} tokens and put {past_length(self.past)} into its cache: expected a "
-                "decoder, which keeps the keys and values of all that it has read."
+                f"{self.name} read {self.length} tokens and put {held} into its cache: expected a decoder, which keeps "
+                "the keys and values of all that it has read."
             )
+        self.past.seen_tokens = self.length
         return logits[:, -new:]
 
     def rewind(self, count: int) -> None:
@@ -112,7 +122,9 @@ class TorchEngine:
 
     def _taken(self, past: Past, batch: int, length: int) -> Cache:
         if not isinstance(past, Cache):
-            past = [tensor.to(self.device, self.model.dtype) for tensor in flat_past(past)]
+            past = [tensor.to(self.device) for tensor in flat_past(past)]
+            if not self._reads_one_by_one:  # states have dtypes of their own
+                past = [tensor.to(self.model.dtype) for tensor in past]
         return past_cache(past, self.config, batch, length)
 
     def _check_room(self, capacity: int) -> None:

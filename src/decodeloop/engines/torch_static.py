@@ -94,7 +94,7 @@ class TorchDecoder(TorchEngine):
         self.generation += 1
         self.prompt, self.length = prompt, 0
         batch, length = prompt.input_ids.shape
-        tensors = [] if past is None else past_tensors(past, self.config, batch, length)
+        tensors, _ = ([], 0) if past is None else past_tensors(past, self.config, batch, length)
         self.step = self.steps.start(self._new_step, batch, length, capacity)
         self.step.clear()
         if tensors:

@@ -7,12 +7,28 @@ import sys
 from typing import Any
 
 from transformers import DynamicCache, PreTrainedModel, cache_utils
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    DynamicIndexedLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
+)
 
+from decodeloop.caches.states import keeps_states
 from decodeloop.models.given import check_decoder
 
-#: Kinds of cache layers whose state is keys and values of each token; the last one's has none, and younger than 5.17.
-CACHE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, getattr(cache_utils, "DummyLayer", None))
+#: Kinds of cache layers all of whose tensors have a name in a graph; the last one has none, and is younger than 5.17.
+CACHE_LAYERS = (
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    DynamicIndexedLayer,
+    LinearAttentionLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    getattr(cache_utils, "DummyLayer", None),
+)
 
 
 def refuse(model: PreTrainedModel) -> None:
@@ -32,15 +48,25 @@ def refuse(model: PreTrainedModel) -> None:
         if type(layer) not in CACHE_LAYERS:
             kind = (getattr(config, "layer_types", None) or {}) and config.layer_types[index]
             raise ValueError(
-                f"{name}'s cache holds more than keys and values: layer {index} is a {type(layer).__name__}"
+                f"{name}'s cache holds what a graph has no name for: layer {index} is a {type(layer).__name__}"
                 f"{f' ({kind})' if kind else ''}."
             )
     modules = {sys.modules[type(module).__module__] for module in model.modules()}
     hides = any(re.match(r"create_(sliding|chunked).*mask", function) for module in modules for function in dir(module))
-    if any(layer.is_sliding for layer in layers) and not hides:
+    if any(getattr(layer, "is_sliding", False) for layer in layers) and not hides:
         raise ValueError(
             f"{name}'s cache forgets what lies outside its window of {config.sliding_window}, and its mask does not "
             "hide it: the prompt sees all of the text and the answer does not, and a graph has one way."
+        )
+
+
+def refuse_states(model: PreTrainedModel) -> None:
+    """Raise ValueError if the model keeps more than keys and values, which GroupQueryAttention's buffers cannot hold."""
+    config = model.config.get_text_config(decoder=True)
+    if keeps_states(config):
+        raise ValueError(
+            f"{type(model).__name__} keeps states besides keys and values (or instead of them), and a fused graph has "
+            'buffers for keys and values alone: use exporter="dynamo".'
         )
 
 

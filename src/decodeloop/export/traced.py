@@ -11,9 +11,9 @@ import onnx_ir
 import torch
 from onnxscript import opset20 as op
 from torch.overrides import TorchFunctionMode
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
 
+from decodeloop.caches.states import State, cache_argument, full_cache, read_state, states_of, write_state
 from decodeloop.export.supported import one_line, refuse
 
 #: What attention and experts are traced with: the ways to compute them that PyTorch's exporter can follow.
@@ -26,12 +26,21 @@ class FlatDecoder(torch.nn.Module):
 
     ``torch.export`` cannot trace a cache object through a model's signature, so the cache is built inside. It keeps
     every position, for sliding layers too: their mask hides what lies outside the window.
+
+    Parameters
+    ----------
+    model : transformers PreTrainedModel
+    states : list of State
+        What the flat tensors are, in order.
+    last_only : bool
+        Whether the logits of the last position are all that is asked for.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: list[int], last_only: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, states: list[State], last_only: bool = False) -> None:
         super().__init__()
-        self.model, self.layers = model, layers
+        self.model, self.states = model, states
         accepts = inspect.signature(model.forward).parameters
+        self.cache_argument = cache_argument(model)
         self.takes_positions = "position_ids" in accepts
         self.last_only = last_only
         self.keep = {"logits_to_keep": 1} if last_only and "logits_to_keep" in accepts else {}
@@ -43,40 +52,31 @@ class FlatDecoder(torch.nn.Module):
         position_ids: torch.Tensor,
         past_key_values: list[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
-        """``[B, S], [B, T], [B, S], 2L x [B, heads, P, size] -> [B, S, vocabulary], 2L x [B, heads, T, size]``."""
-        cache = full_cache(self.model)
-        for layer, keys, values in zip(self.layers, past_key_values[::2], past_key_values[1::2], strict=True):
-            cache.update(keys, values, layer)
+        """``[B, S], [B, T], [B, S], states of P tokens -> [B, S, vocabulary], states of T tokens``."""
+        cache = full_cache(self.model.config)
+        for state, tensor in zip(self.states, past_key_values, strict=True):
+            write_state(cache, state, tensor if state.grows is not None else tensor.clone())
         positions = {"position_ids": position_ids} if self.takes_positions else {}
+        mask = attention_mask
+        if self.cache_argument != "past_key_values":  # no attention: what counts is whether the new ones are padding
+            mask = attention_mask[:, -input_ids.shape[1] :]
         outputs = self.model(
             input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
+            attention_mask=mask,
             use_cache=True,
+            **{self.cache_argument: cache},
             **positions,
             **self.keep,
         )
         logits = outputs.logits[:, -1:] if self.last_only else outputs.logits
-        return logits, *flat_tensors(outputs.past_key_values)
-
-
-def full_cache(model: PreTrainedModel) -> DynamicCache:
-    """An empty cache, every layer of which keeps all positions; a layer that keeps nothing stays such."""
-    cache = DynamicCache()
-    layers = DynamicCache(config=model.config).layers
-    cache.layers = [DynamicLayer() if isinstance(layer, DynamicLayer) else layer for layer in layers]
-    return cache
-
-
-def filled_layers(cache: DynamicCache) -> list[int]:
-    """The layers that hold keys and values; one that reuses another's, or has no attention, does not."""
-    return [index for index, layer in enumerate(cache.layers) if getattr(layer, "keys", None) is not None]
-
-
-def flat_tensors(cache: DynamicCache) -> list[torch.Tensor]:
-    """Keys and values of each filled layer in turn."""
-    layers: list[Any] = [cache.layers[index] for index in filled_layers(cache)]
-    return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+        kept = [read_state(cache, state) for state in self.states]
+        started = attention_mask[:, -1] != 0  # a row that is padding so far has read nothing
+        return logits, *(
+            tensor
+            if state.grows is not None
+            else torch.where(started.view(-1, *[1] * (tensor.ndim - 1)), tensor, before)
+            for state, tensor, before in zip(self.states, kept, past_key_values, strict=True)
+        )
 
 
 def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -85,14 +85,18 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any
     Parameters
     ----------
     model : transformers PreTrainedModel
-        Any decoder that keeps keys and values; trained or not makes no difference.
+        Any decoder; trained or not makes no difference.
 
     Returns
     -------
     inputs : dict
         ``model(**inputs)`` runs. ``input_ids`` and ``position_ids`` are int64 ``[2, 3]``, ``attention_mask`` int64
-        ``[2, 8]``, ``past_key_values`` a ``DynamicCache`` of 5 tokens that the model itself filled. No dimension is 0
-        or 1, which an exporter would take for a constant.
+        ``[2, 8]``, ``past_key_values`` a ``DynamicCache`` of 5 tokens that the model itself filled. No dimension that
+        varies is 0 or 1, which an exporter would take for a constant.
+
+        A model that keeps a recurrent state takes one new token at a time, whatever the number of rows: ``input_ids``
+        and ``position_ids`` are ``[2, 1]``, ``attention_mask`` ``[2, 6]``. A model without attention calls its cache
+        ``cache_params``, and its mask is that of the new token, ``[2, 1]``.
     dynamic_shapes : dict
         The same names; dimension to the name of its size. For the cache, one entry per flat tensor, in the order of
         :func:`decodeloop.cache_to_tensors`.
@@ -100,42 +104,57 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any
     Raises
     ------
     ValueError
-        If the model keeps more than keys and values of each token, or none; the message names what it keeps.
+        If the model keeps something that has no name in a graph, or nothing; the message names what it keeps.
     """
     refuse(model)
+    cache = full_cache(model.config)
     batch, past, new = 2, 5, 3
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary, (batch, past + new), generator=generator).to(model.device)
-    cache = full_cache(model)
+    name, accepts = cache_argument(model), inspect.signature(model.forward).parameters
     with torch.no_grad():
         try:
-            kept = model(input_ids=ids[:, :past], past_key_values=cache, use_cache=True).past_key_values
+            kept = getattr(model(input_ids=ids[:, :past], use_cache=True, **{name: cache}), name)
         except Exception as error:
             raise ValueError(f"{type(model).__name__} does not run on token ids alone: {one_line(error)}") from error
-    if kept is None or not filled_layers(cache):
+    states = states_of(cache)
+    if kept is None or not states:
         hint = "; it reads in both directions unless its configuration says is_decoder=True"
         hint = hint if getattr(model.config, "is_decoder", True) is False else ""
         raise ValueError(f"{type(model).__name__} keeps no keys and values{hint}.")
-    lengths = {tensor.shape[2] for tensor in flat_tensors(cache)}
-    if lengths != {past}:
+    tensors = {state: read_state(cache, state) for state in states}
+    lengths = {tensor.shape[state.grows] for state, tensor in tensors.items() if state.grows is not None}
+    if lengths and lengths != {past}:
         raise ValueError(f"{type(model).__name__}'s cache holds {sorted(lengths)} positions after {past} tokens.")
+    if reads_one_by_one(states):
+        new, ids = 1, ids[:, : past + 1]
     positions = torch.arange(past, past + new, device=model.device).expand(batch, new).contiguous()
+    mask = torch.ones_like(ids)
     inputs = {
         "input_ids": ids[:, past:].contiguous(),
-        "attention_mask": torch.ones_like(ids),
+        "attention_mask": mask if name == "past_key_values" else mask[:, past:],
         "position_ids": positions,
-        "past_key_values": cache,
+        name: cache,
     }
+    sequence: dict[int, Any] = {} if new == 1 else {1: "sequence"}
     dynamic_shapes = {
-        "input_ids": {0: "batch", 1: "sequence"},
-        "attention_mask": {0: "batch", 1: "total"},
-        "position_ids": {0: "batch", 1: "sequence"},
-        "past_key_values": [{0: "batch", 2: "past"} for _ in flat_tensors(cache)],
+        "input_ids": {0: "batch", **sequence},
+        "attention_mask": {0: "batch", 1: "total"} if name == "past_key_values" else {0: "batch"},
+        "position_ids": {0: "batch", **sequence},
+        name: [{0: "batch"} | ({} if state.grows is None else {state.grows: "past"}) for state in states],
     }
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    if "position_ids" not in accepts:
         del inputs["position_ids"], dynamic_shapes["position_ids"]
     return inputs, dynamic_shapes
+
+
+def reads_one_by_one(states: list[State]) -> bool:
+    """Whether a graph of such a model takes one token at a time: it has a state that each token replaces.
+
+    A convolution's state is a window over the text, which is cut out for any number of tokens.
+    """
+    return any(state.name.startswith("recurrent") for state in states)
 
 
 @torch.no_grad()
@@ -146,24 +165,29 @@ def check_trace(decoder: FlatDecoder, program: torch.export.ExportedProgram, inp
     silence. So the trace is run at sizes that it was not made with, one row padded, and compared with the model.
     """
     traced = program.module(check_guards=False)
-    for batch, new, past in ((3, 7, 0), (1, 1, 9)):
+    given = inputs["input_ids"].shape[1]
+    for batch, new, past in ((3, 7, 0), (1, 1, 9)) if given > 1 else ((3, 1, 3), (1, 1, 9)):
         generator = torch.Generator().manual_seed(batch)
-        ids = inputs["input_ids"].flatten()[torch.randint(0, 6, (batch, new), generator=generator)]
+        ids = inputs["input_ids"].flatten()[torch.randint(0, 2 * given, (batch, new), generator=generator)]
         mask = torch.ones(batch, past + new, dtype=torch.int64, device=ids.device)
         mask[1:2, :4] = 0
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, past:]
         cache = [
-            t[:1].repeat_interleave(4, dim=2)[:, :, :past].repeat(batch, 1, 1, 1) for t in inputs["past_key_values"]
+            _resized(tensor[:1], state.grows, past).repeat(batch, *[1] * (tensor.ndim - 1))
+            for state, tensor in zip(decoder.states, inputs["past_key_values"], strict=True)
         ]
-        given = dict(
-            zip(inputs, (ids, mask, None if inputs["position_ids"] is None else positions, cache), strict=True)
-        )
-        expected, got = (forward(**given)[0][:, -1].float() for forward in (decoder, traced))
-        if not (expected - got).norm() <= 0.05 * expected.norm():
+        values = ids, mask, None if inputs["position_ids"] is None else positions, cache
+        expected, got = (forward(**dict(zip(inputs, values, strict=True)))[0][:, -1] for forward in (decoder, traced))
+        if not (expected.float() - got.float()).norm() <= 0.05 * expected.float().norm():
             raise ValueError(
                 f"{type(decoder.model).__name__} cannot be exported: for {new} new tokens after {past} it computes in "
-                "another way than for 3 after 5, and a graph has one way."
+                f"another way than for {given} after 5, and a graph has one way."
             )
+
+
+def _resized(tensor: torch.Tensor, dim: int | None, length: int) -> torch.Tensor:
+    """The tensor with so many positions along ``dim``, up to four times as many as it has."""
+    return tensor if dim is None else tensor.repeat_interleave(4, dim=dim).narrow(dim, 0, length)
 
 
 class RealViews(TorchFunctionMode):

@@ -18,19 +18,18 @@ import onnx_ir
 import torch
 from transformers import PreTrainedModel
 
+from decodeloop.caches.states import cache_argument, read_state, states_of
 from decodeloop.checks import shown
 from decodeloop.export.file import METADATA, generation_settings
 from decodeloop.export.fused import fusable, fused_decoder
 from decodeloop.export.save import check_target, save_graph
-from decodeloop.export.supported import one_line
+from decodeloop.export.supported import one_line, refuse_states
 from decodeloop.export.traced import (
     TRANSLATIONS,
     FlatDecoder,
     check_trace,
     export_inputs,
     exportable,
-    filled_layers,
-    flat_tensors,
 )
 from decodeloop.export.traced_gqa import GqaDecoder, gqa_attentions, gqa_inputs
 from decodeloop.models.load import get_weight_type
@@ -64,6 +63,9 @@ class ExportReport:
         Name to shape; a str in a shape is a dynamic dimension.
     operators : dict of str to int
         How often each operator stands in the graph, most frequent first.
+    prefill : str
+        How the graph reads a prompt: ``"parallel"``, all of it in one run, or ``"sequential"``, token by token, as a
+        model with recurrent layers does whose state is replaced by each token.
     bytes : int
         Size of both files.
     checked : Checked or None
@@ -79,6 +81,7 @@ class ExportReport:
     inputs: dict[str, list[int | str]]
     outputs: dict[str, list[int | str]]
     operators: dict[str, int]
+    prefill: str
     bytes: int
     checked: Any = None
 
@@ -104,6 +107,8 @@ def write_onnx(
     started = time.perf_counter()
     last_only = (logits or DEFAULT_LOGITS[name]) == "last"
     put_together = name == "fused" and fusable(model)
+    if name == "fused" and not put_together:
+        refuse_states(model)
     graph = fused_decoder(model, last_only) if put_together else _trace(model, name, last_only)
     graph.metadata_props[METADATA] = _metadata(model, name)
     weights, checked = save_graph(graph, path, prove)
@@ -111,18 +116,22 @@ def write_onnx(
 
 
 def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Model:
+    name = cache_argument(model)
     inputs, dynamic_shapes = export_inputs(model)
-    layers = filled_layers(inputs["past_key_values"])
+    cache, varying = inputs.pop(name), dynamic_shapes.pop(name)
+    states, names = states_of(cache), list(inputs)
+    if name != "past_key_values":  # the graph's mask is of all positions, whatever the model reads of it
+        inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"]).repeat(1, 6)
+        dynamic_shapes["attention_mask"] = {0: "batch", 1: "total"}
     decoder: FlatDecoder | GqaDecoder
     attentions: contextlib.AbstractContextManager[None]
     if exporter == "fused":
-        inputs, dynamic_shapes = gqa_inputs(model, inputs)
+        inputs, dynamic_shapes = gqa_inputs(model, inputs | {name: cache})
         decoder, attentions = GqaDecoder(model, last_only), gqa_attentions(model)
     else:
-        inputs["past_key_values"] = flat_tensors(inputs["past_key_values"])
-        decoder, attentions = FlatDecoder(model, layers, last_only), contextlib.nullcontext()
-    pairs = [f"{layer}.{name}" for layer in layers for name in ("key", "value")]
-    names = [name for name in inputs if name != "past_key_values"]
+        inputs["past_key_values"] = [read_state(cache, state) for state in states]
+        dynamic_shapes["past_key_values"] = varying
+        decoder, attentions = FlatDecoder(model, states, last_only), contextlib.nullcontext()
     if "position_ids" not in inputs:
         inputs["position_ids"] = dynamic_shapes["position_ids"] = None
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
@@ -134,8 +143,8 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Mo
                 dynamic_shapes=dynamic_shapes,
                 dynamo=True,
                 opset_version=OPSETS[exporter],
-                input_names=[*names, *(f"past_key_values.{pair}" for pair in pairs)],
-                output_names=["logits", *(f"present.{pair}" for pair in pairs)],
+                input_names=[*names, *(state.input for state in states)],
+                output_names=["logits", *(state.output for state in states)],
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
@@ -183,6 +192,7 @@ def _metadata(model: PreTrainedModel, exporter: str) -> str:
 
 def _report(path: Path, weights: Path, exporter: str, graph: str, seconds: float, checked: Any) -> ExportReport:
     proto = onnx.load(path, load_external_data=False)
+    inputs = _shapes(proto.graph.input)
     return ExportReport(
         path=path,
         external_data=weights,
@@ -190,9 +200,10 @@ def _report(path: Path, weights: Path, exporter: str, graph: str, seconds: float
         graph=graph,
         opset=next(opset.version for opset in proto.opset_import if opset.domain == ""),
         seconds=seconds,
-        inputs=_shapes(proto.graph.input),
+        inputs=inputs,
         outputs=_shapes(proto.graph.output),
         operators=dict(Counter(node.op_type for node in proto.graph.node).most_common()),
+        prefill="sequential" if inputs["input_ids"][1] == 1 else "parallel",
         bytes=path.stat().st_size + weights.stat().st_size,
         checked=checked,
     )
