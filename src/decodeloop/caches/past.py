@@ -21,8 +21,8 @@ from decodeloop.caches.states import check_states, keeps_states, seen_tokens
 from decodeloop.checks import check_dense
 
 _UNTOLD = (
-    "past_key_values keeps states of fixed size only, which do not tell how long their text is: expected the cache that "
-    "return_cache gave, or tensors_to_cache(tensors, config, length=...)."
+    "past_key_values keeps states of fixed size only, which do not tell how long their text is: expected the cache "
+    "that return_cache gave, or tensors_to_cache(tensors, config, length=...)."
 )
 
 

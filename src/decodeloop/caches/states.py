@@ -12,9 +12,9 @@ A layer with several convolutions or recurrences counts on: ``conv``, ``conv_1``
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -159,12 +159,25 @@ def state_shapes(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -
     ValueError
         If transformers has no such model, or it does not run that way.
     """
-    return dict(_state_shapes(type(config), config.to_json_string(use_diff=False), dtype))
+    return dict(_state_shapes(_Settings(config), dtype))
+
+
+class _Settings:
+    """A configuration that equals another one which says the same."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self.config, self.key = config, (type(config), config.to_json_string(use_diff=False))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Settings) and self.key == other.key
 
 
 @functools.lru_cache(maxsize=16)
-def _state_shapes(kind: type[PreTrainedConfig], settings: str, dtype: torch.dtype) -> tuple[tuple[State, Any], ...]:
-    config = kind.from_dict(json.loads(settings))
+def _state_shapes(settings: _Settings, dtype: torch.dtype) -> tuple[tuple[State, Any], ...]:
+    config = copy.deepcopy(settings.config)
     try:
         with torch.device("meta"), torch.no_grad():
             options = {"experts_implementation": "batched_mm", "trust_remote_code": False}

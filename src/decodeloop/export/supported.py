@@ -61,7 +61,7 @@ def refuse(model: PreTrainedModel) -> None:
 
 
 def refuse_states(model: PreTrainedModel) -> None:
-    """Raise ValueError if the model keeps more than keys and values, which GroupQueryAttention's buffers cannot hold."""
+    """Raise ValueError if the model keeps more than keys and values: GroupQueryAttention has buffers for no more."""
     config = model.config.get_text_config(decoder=True)
     if keeps_states(config):
         raise ValueError(

@@ -70,12 +70,10 @@ class FlatDecoder(torch.nn.Module):
         )
         logits = outputs.logits[:, -1:] if self.last_only else outputs.logits
         kept = [read_state(cache, state) for state in self.states]
-        started = attention_mask[:, -1] != 0  # a row that is padding so far has read nothing
+        begun = attention_mask[:, -1] != 0  # a row that is padding so far has read nothing
         return logits, *(
-            tensor
-            if state.grows is not None
-            else torch.where(started.view(-1, *[1] * (tensor.ndim - 1)), tensor, before)
-            for state, tensor, before in zip(self.states, kept, past_key_values, strict=True)
+            new if state.grows is not None else torch.where(begun.view(-1, *[1] * (new.ndim - 1)), new, before)
+            for state, new, before in zip(self.states, kept, past_key_values, strict=True)
         )
 
 
