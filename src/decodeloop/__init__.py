@@ -1,17 +1,13 @@
 """decodeloop: decode loops for large language models, on PyTorch and on ONNX Runtime."""
 
-from decodeloop.caches.convert import (
-    cache_to_tensors,
-    empty_tensors,
-    tensors_to_cache,
-    tensors_to_legacy,
-    tensors_to_static,
-)
+from decodeloop.caches.convert import cache_to_tensors, tensors_to_cache, tensors_to_legacy, tensors_to_static
 from decodeloop.caches.crop import crop_cache
+from decodeloop.caches.shapes import empty_tensors
 from decodeloop.caches.to_any import to_any
 from decodeloop.decoding.lookup import PromptLookup
 from decodeloop.decoding.sampling import Sampler
-from decodeloop.engines.onnx_decoder import OnnxDecoder, onnx_generate
+from decodeloop.engines.onnx_call import onnx_generate
+from decodeloop.engines.onnx_decoder import OnnxDecoder
 from decodeloop.engines.torch_loop import generate, stream
 from decodeloop.engines.torch_static import TorchDecoder
 from decodeloop.export.quantize import quantize_onnx

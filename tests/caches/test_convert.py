@@ -21,8 +21,9 @@ from transformers import (
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from decodeloop import cache_to_tensors, empty_tensors, tensors_to_cache
-from decodeloop.caches.convert import kv_shape, tensors_to_legacy, tensors_to_static
+from decodeloop.caches.convert import tensors_to_legacy, tensors_to_static
 from decodeloop.caches.crop import crop_cache
+from decodeloop.caches.shapes import kv_shape
 
 LENGTHS = [WINDOW - 1, WINDOW, WINDOW + 1, 13]
 
@@ -112,12 +113,12 @@ def test_bad_caches_are_named(llama):
         cache_to_tensors(DynamicCache(config=llama.config))
     with pytest.raises(ValueError, match="layer 0 of the cache holds 4 tensors: expected keys and values only"):
         cache_to_tensors([[torch.zeros(1, 2, 3, 4)] * 4])
-    with pytest.raises(ValueError, match="layer 0 of the cache is a LinearAttentionLayer, which holds conv_states"):
+    with pytest.raises(ValueError, match="layer 0 of the cache is empty"):
         cache_to_tensors(DynamicCache(config=MambaConfig(hidden_size=8, num_hidden_layers=1)))
     more = filled(llama)[0]
-    more.layers[1].indexer_keys = torch.zeros(2, 6, 4)
+    more.layers[1].scales = torch.zeros(2, 6, 4)
     for convert in (cache_to_tensors, lambda cache: crop_cache(cache, 3)):
-        with pytest.raises(ValueError, match="layer 1 of the cache is a DynamicLayer, which holds indexer_keys"):
+        with pytest.raises(ValueError, match="layer 1 of the cache is a DynamicLayer, which holds scales"):
             convert(more)
     with pytest.raises(ValueError, match="EncoderDecoderCache is not one cache"):
         cache_to_tensors(EncoderDecoderCache(filled(llama)[0], filled(llama)[0]))

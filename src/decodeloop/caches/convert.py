@@ -7,7 +7,6 @@ values, in the order of :mod:`decodeloop.caches.states`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,15 +16,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from decodeloop.caches.buffer_pool import no_room
 from decodeloop.caches.layers import is_empty, kv_layers, read_layer, tokens_needed, write_layer
-from decodeloop.caches.states import (
-    State,
-    check_states,
-    fixed_names,
-    keeps_states,
-    read_state,
-    state_shapes,
-    write_state,
-)
+from decodeloop.caches.shapes import check_config, check_heads, check_states
+from decodeloop.caches.states import State, fixed_names, keeps_states, note_seen, read_state, write_state
 from decodeloop.checks import check_count, check_sequence, shown
 
 
@@ -52,7 +44,9 @@ def cache_to_tensors(cache: Cache | Sequence[Any]) -> list[torch.Tensor]:
     """
     if not isinstance(cache, Cache):
         what = "a transformers cache, or a pair (keys, values) for each layer"
-        pairs = [_pair(item, index) for index, item in enumerate(check_sequence("cache", cache, what))]
+        pairs: list[tuple[Any, ...]] = [
+            _pair(item, index) for index, item in enumerate(check_sequence("cache", cache, what))
+        ]
     else:
         keyed = {id(layer) for layer in kv_layers(cache)}
         pairs = [_tensors(cache, index, id(layer) in keyed) for index, layer in enumerate(cache.layers)]
@@ -64,7 +58,8 @@ def cache_to_tensors(cache: Cache | Sequence[Any]) -> list[torch.Tensor]:
 
 def _tensors(cache: Cache, index: int, keyed: bool) -> tuple[torch.Tensor | None, ...]:
     """What one layer keeps; None for what is not there yet."""
-    layer, pair = cache.layers[index], ()
+    layer: Any = cache.layers[index]
+    pair: tuple[torch.Tensor | None, ...] = ()
     if keyed:
         pair = (None, None) if is_empty(layer) else read_layer(layer)[:2]
     names = fixed_names(layer)
@@ -140,7 +135,7 @@ def _states_to_cache(tensors: Sequence[torch.Tensor], config: PreTrainedConfig, 
     if growing:
         _write_pairs(kv_layers(cache), tensors_to_legacy(growing), length)
     elif length is not None:
-        cache.seen_tokens = check_count("length", length, note="the tokens of the text")
+        note_seen(cache, check_count("length", length, note="the tokens of the text"))
     for state, tensor in zip(states, tensors, strict=True):
         if state.name not in ("key", "value"):
             write_state(cache, state, tensor.clone())
@@ -209,88 +204,6 @@ def tensors_to_legacy(tensors: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tens
     return tuple(zip(tensors[::2], tensors[1::2], strict=True))
 
 
-def kv_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
-    """``(layers, key/value heads, head size)`` of a decoder's cache, read off its configuration.
-
-    Raises
-    ------
-    ValueError
-        If the model caches something else than its heads' keys and values (multi-head latent attention).
-    """
-    config = config.get_text_config(decoder=True)
-    if getattr(config, "kv_lora_rank", None):
-        raise ValueError(
-            f"{config.model_type} caches latent vectors (kv_lora_rank={config.kv_lora_rank}), whose shape its "
-            "configuration does not tell: run the model once and see cache_to_tensors."
-        )
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None)
-    if kv_heads is None:
-        shared = getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False)
-        kv_heads = 1 if shared else heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return config.num_hidden_layers, kv_heads, size
-
-
-def empty_tensors(
-    config: PreTrainedConfig,
-    batch: int = 1,
-    *,
-    length: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-) -> list[torch.Tensor]:
-    """Flat zero tensors of a model's cache: of no length to start from, or of a fixed length as buffers.
-
-    Returns
-    -------
-    list of torch.Tensor
-        Two for each layer, ``[batch, key/value heads, length, head size]``; of a model that keeps states of fixed
-        size, those too, zeros, in the order of :func:`cache_to_tensors`.
-
-    Raises
-    ------
-    ValueError
-        If an argument cannot be used.
-    MemoryError
-        If there is no room.
-    """
-    batch, length = check_count("batch", batch), check_count("length", length)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"dtype={shown(dtype)}: expected a torch.dtype, such as torch.float32.")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, TypeError, AssertionError) as error:
-        raise ValueError(f'device={shown(device)}: expected "cpu", or "cuda" where torch sees a GPU.') from error
-    if keeps_states(check_config(config)):
-        made = [
-            (_sized(state, shape, batch, length), own) for state, (shape, own) in state_shapes(config, dtype).items()
-        ]
-    else:
-        made = [((batch, heads, length, size), dtype) for heads, size in _layer_shapes(config) for _ in range(2)]
-    try:
-        return [torch.zeros(shape, dtype=own, device=device) for shape, own in made]
-    except RuntimeError as error:
-        raise no_room(device, sum(own.itemsize * math.prod(shape) for shape, own in made)) from error
-
-
-def _sized(state: State, shape: tuple[int, ...], batch: int, length: int) -> tuple[int, ...]:
-    return batch, *(length if dim == state.grows else size for dim, size in enumerate(shape) if dim)
-
-
-def check_config(config: Any) -> PreTrainedConfig:
-    """A model's configuration.
-
-    Raises
-    ------
-    ValueError
-        If it is none.
-    """
-    if not isinstance(config, PreTrainedConfig):
-        raise ValueError(f"config={shown(config)}: expected a transformers configuration, model.config.")
-    return config
-
-
 def _pair(item: Any, index: int) -> tuple[Any, Any]:
     """One layer of the legacy format; iterating a DynamicCache adds the window's size, or None, as a third."""
     if not isinstance(item, Sequence) or isinstance(item, str | bytes) or len(item) < 2:
@@ -313,23 +226,3 @@ def text_length(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], layers: Sequ
             "Give its length, int(cache.get_seq_length())."
         )
     return max(telling, default=0)
-
-
-def _layer_shapes(config: PreTrainedConfig) -> list[tuple[int, int]]:
-    """``(heads, head size)`` of each layer that keeps keys and values: layers may differ, or borrow another's."""
-    cache = DynamicCache(config=config)
-    own = {id(layer) for layer in kv_layers(cache)}
-    config = config.get_text_config(decoder=True)
-    each = getattr(config, "per_layer_config", None) or [config] * len(cache.layers)
-    return [kv_shape(c)[1:] for c, layer in zip(each, cache.layers, strict=False) if id(layer) in own]
-
-
-def check_heads(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], config: PreTrainedConfig) -> None:
-    if getattr(config.get_text_config(decoder=True), "kv_lora_rank", None):
-        return  # what is cached is not of the heads' size
-    for index, ((keys, _), expected) in enumerate(zip(pairs, _layer_shapes(config), strict=True)):
-        if (keys.shape[1], keys.shape[3]) != expected:
-            raise ValueError(
-                f"layer {index} has {keys.shape[1]} heads of size {keys.shape[3]}; the configuration "
-                f"({config.model_type}) has {expected[0]} of size {expected[1]}. Do they belong to the same model?"
-            )

@@ -31,9 +31,9 @@ from decodeloop.checks import shown
 _STATES = {"conv_states", "recurrent_states", "indexer_keys"}
 _NOTES = {"is_conv_states_initialized", "is_recurrent_states_initialized", "has_previous_state", "conv_kernel_size"}
 _KNOWN = {"keys", "values", "cumulative_length", "_sliding_window_tensor", *_STATES, *_NOTES}
-_PLACEHOLDER = getattr(cache_utils, "DummyLayer", ())  # newer versions: a layer that borrows another layer's cache
+PLACEHOLDER = getattr(cache_utils, "DummyLayer", ())  # newer versions: a layer that borrows another layer's cache
 #: Kinds of layers that can go back, once they are told that they will have to.
-REWINDABLE = (DynamicLayer, DynamicSlidingWindowLayer, _PLACEHOLDER)
+REWINDABLE = (DynamicLayer, DynamicSlidingWindowLayer, PLACEHOLDER)
 
 
 def kv_layers(cache: Cache) -> list[Any]:
@@ -69,7 +69,7 @@ def kv_layers(cache: Cache) -> list[Any]:
             f"{type(cache).__name__} keeps {', '.join(own)} beside its layers: expected a cache whose layers keep all "
             "there is, such as DynamicCache."
         )
-    return [layer for layer in cache.layers if hasattr(layer, "keys") and not isinstance(layer, _PLACEHOLDER)]
+    return [layer for layer in cache.layers if hasattr(layer, "keys") and not isinstance(layer, PLACEHOLDER)]
 
 
 def is_empty(layer: Any) -> bool:

@@ -9,15 +9,10 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from decodeloop.caches.convert import (
-    cache_to_tensors,
-    check_heads,
-    tensors_to_cache,
-    tensors_to_legacy,
-    text_length,
-)
+from decodeloop.caches.convert import cache_to_tensors, tensors_to_cache, tensors_to_legacy, text_length
 from decodeloop.caches.layers import kv_layers, read_layer, tokens_needed
-from decodeloop.caches.states import check_states, keeps_states, seen_tokens
+from decodeloop.caches.shapes import check_heads, check_states
+from decodeloop.caches.states import keeps_states, seen_tokens
 from decodeloop.checks import check_dense
 
 _UNTOLD = (

@@ -12,15 +12,13 @@ A layer with several convolutions or recurrences counts on: ``conv``, ``conv_1``
 
 from __future__ import annotations
 
-import copy
-import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
+from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import (
     Cache,
     DynamicLayer,
@@ -79,6 +77,11 @@ def fixed_names(layer: Any) -> list[str]:
     return found
 
 
+def silent_layers(cache: Cache) -> list[int]:
+    """Layers that the cache has room for a state of, and that keep none after the model has run."""
+    return [index for index, layer in enumerate(cache.layers) if hasattr(layer, "conv_states") and not _names(layer)]
+
+
 def read_state(cache: Cache, state: State) -> torch.Tensor:
     """The tensor itself, not copied."""
     layer: Any = cache.layers[state.layer]
@@ -132,7 +135,7 @@ def named_to_cache(tensors: Mapping[str, torch.Tensor], config: PreTrainedConfig
     for name, tensor in tensors.items():
         _, layer, state = name.split(".")
         write_state(cache, State(int(layer), state), tensor)
-    cache.seen_tokens = length
+    note_seen(cache, length)
     return cache
 
 
@@ -145,82 +148,10 @@ def keeps_states(config: PreTrainedConfig) -> bool:
     return any(hasattr(layer, "conv_states") or hasattr(layer, "indexer_keys") for layer in layers)
 
 
-Shapes = dict[State, tuple[tuple[int, ...], torch.dtype]]
-
-
-def state_shapes(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> Shapes:
-    """Shape of each state for one row and one token, and its dtype, in a model of this configuration and dtype.
-
-    Read off the model itself, which is built without memory (on the ``meta`` device) and run: configurations do not
-    tell, each names its sizes in its own way.
-
-    Raises
-    ------
-    ValueError
-        If transformers has no such model, or it does not run that way.
-    """
-    return dict(_state_shapes(_Settings(config), dtype))
-
-
-class _Settings:
-    """A configuration that equals another one which says the same."""
-
-    def __init__(self, config: PreTrainedConfig) -> None:
-        self.config, self.key = config, (type(config), config.to_json_string(use_diff=False))
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Settings) and self.key == other.key
-
-
-@functools.lru_cache(maxsize=16)
-def _state_shapes(settings: _Settings, dtype: torch.dtype) -> tuple[tuple[State, Any], ...]:
-    config = copy.deepcopy(settings.config)
-    try:
-        with torch.device("meta"), torch.no_grad():
-            options = {"experts_implementation": "batched_mm", "trust_remote_code": False}
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, **options).eval()
-            cache = DynamicCache(config=config)
-            ids = torch.zeros(1, 1, dtype=torch.int64)
-            model(input_ids=ids, use_cache=True, **{cache_argument(model): cache})
-    except Exception as error:
-        said = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(
-            f"what a model of type {config.model_type} keeps is not known ({said[0][:120]}): run it once, and see "
-            "cache_to_tensors."
-        ) from error
-    tensors = ((state, read_state(cache, state)) for state in states_of(cache))
-    return tuple((state, (tuple(tensor.shape), tensor.dtype)) for state, tensor in tensors)
-
-
-def check_states(tensors: Sequence[torch.Tensor], config: PreTrainedConfig, batch: int | None = None) -> list[State]:
-    """Which state each flat tensor is, of a model that keeps more than keys and values.
-
-    Raises
-    ------
-    ValueError
-        If their number or a shape is not the model's, or their rows are not ``batch``.
-    """
-    shapes = state_shapes(config)
-    if len(tensors) != len(shapes):
-        raise ValueError(
-            f"{len(tensors)} tensors; the configuration ({config.model_type}) keeps {len(shapes)}: "
-            f"{', '.join(state.input for state in list(shapes)[:4])}, ... Do they belong to the same model?"
-        )
-    batch = len(tensors[0]) if batch is None else batch
-    for (state, (shape, _)), tensor in zip(shapes.items(), tensors, strict=True):
-        expected = [batch, *shape[1:]]
-        got = list(tensor.shape)
-        if state.grows is not None and len(got) == len(expected):
-            expected[state.grows] = got[state.grows]
-        if got != expected:
-            raise ValueError(
-                f"{state.input} has shape {list(tensor.shape)}; the configuration ({config.model_type}) and "
-                f"{batch} rows ask for {expected}. Do they belong to the same model?"
-            )
-    return list(shapes)
+def note_seen(cache: Cache, length: int) -> None:
+    """Let a cache tell how many tokens it has read, even if nothing in it grows."""
+    noted: Any = cache
+    noted.seen_tokens = length
 
 
 def seen_tokens(cache: Cache) -> int | None:

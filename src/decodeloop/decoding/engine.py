@@ -99,7 +99,10 @@ class StepCache(Protocol):
     """
 
     length: int  # positions that each row holds, padding included
-    shapes: Mapping[str, Any]  # what is kept, by the names of the graph's inputs, in order
+
+    @property
+    def shapes(self) -> Mapping[str, Any]:
+        """What is kept, by the names of the graph's inputs, in their order."""
 
     def start(self, prompt: Prompt, capacity: int) -> None:
         """Forget the text; make room for ``capacity`` positions of the prompt's rows."""

@@ -40,6 +40,8 @@ class CapturedStep:
         if self.graph is not None:
             self.graph.replay()
         else:
+            if self.steps == self.WARM_UP - 1 and self.capture.wanted:
+                self.keep_state()
             self.compute()
             self.steps += 1
         assert self.logits is not None  # the first step has made them
@@ -50,6 +52,9 @@ class CapturedStep:
     def compute(self) -> None:
         """Go one position on, and write the logits there: the work that is captured."""
         raise NotImplementedError
+
+    def keep_state(self) -> None:
+        """Remember what the next step replaces, for :meth:`step_back`; what it only adds to needs no copy."""
 
     def step_back(self) -> None:
         """Undo the going on, so that the same step can be computed again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterator
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, NoReturn, Unpack, overload
 
 import torch
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache, StaticLayer
 
 from decodeloop.caches.layers import REWINDABLE
 from decodeloop.caches.past import flat_past, past_cache, past_length
-from decodeloop.caches.states import cache_argument, keeps_states, seen_tokens
+from decodeloop.caches.states import cache_argument, keeps_states, note_seen, seen_tokens, silent_layers
 from decodeloop.checks import check_choice
 from decodeloop.decoding.engine import Past
 from decodeloop.decoding.loop import DecodeOptions, RunOptions, decode, run
@@ -44,8 +44,8 @@ class TorchEngine:
         self.vocab_size = config.vocab_size
         self.max_positions = getattr(config, "max_position_embeddings", None)
         self.generation, self.lock = 0, threading.RLock()
-        self._cache_argument = cache_argument(model)
-        self._reads_one_by_one = keeps_states(config)
+        self.cache_argument = cache_argument(model)
+        self._keeps_states = keeps_states(config)
         self._accepts_positions = "position_ids" in accepts
         self._keeps = "logits_to_keep" in accepts
         self._reread_after = _reread_after(model)
@@ -64,10 +64,7 @@ class TorchEngine:
         kept = past if isinstance(past, Cache) and getattr(past, "layers", None) else DynamicCache(config=self.config)
         fixed = next((layer for layer in kept.layers if type(layer) not in REWINDABLE), None)
         if fixed is not None:
-            raise ValueError(
-                f"prompt lookup rewinds the cache of {self.name} where a guess was wrong, and a "
-                f"{type(fixed).__name__} cannot be rewound: leave lookup out."
-            )
+            self._refuse_rewinding(type(fixed).__name__)
 
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         self.generation += 1
@@ -84,7 +81,7 @@ class TorchEngine:
     @torch.no_grad()
     def forward(self, tokens: torch.Tensor, all_logits: bool = False) -> torch.Tensor:
         new, before = tokens.shape[1], self.length
-        if before and new > 1 and self._reads_one_by_one:  # some models begin with an empty state where several come
+        if before and new > 1 and self._keeps_states:  # some models begin with an empty state where several come
             return torch.cat([self.forward(column, all_logits) for column in tokens.split(1, dim=1)], dim=1)
         self.length += new
         if self._reread_after is not None:
@@ -92,9 +89,9 @@ class TorchEngine:
             if 0 < before <= self._reread_after < self.length:
                 tokens, self.past = self.text, DynamicCache(config=self.config)
         mask = self.prompt.mask(self.length)
-        if self._cache_argument != "past_key_values":  # no attention: the mask says which of the new ones are padding
+        if self.cache_argument != "past_key_values":  # no attention: the mask says which of the new ones are padding
             mask = mask[:, -tokens.shape[1] :]
-        inputs: dict[str, Any] = {"attention_mask": mask, self._cache_argument: self.past}
+        inputs: dict[str, Any] = {"attention_mask": mask, self.cache_argument: self.past}
         if self._accepts_positions:
             inputs["position_ids"] = self.prompt.positions(self.length, tokens.shape[1])
         if self._keeps and not all_logits:
@@ -106,7 +103,7 @@ class TorchEngine:
                 f"{self.name} read {self.length} tokens and put {held} into its cache: expected a decoder, which keeps "
                 "the keys and values of all that it has read."
             )
-        self.past.seen_tokens = self.length
+        note_seen(self.past, self.length)
         return logits[:, -new:]
 
     def rewind(self, count: int) -> None:
@@ -115,15 +112,26 @@ class TorchEngine:
         self.text = self.text[:, : self.length]
 
     def cache(self) -> Cache:
+        if lost := silent_layers(self.past):
+            raise ValueError(
+                f"{self.name} keeps what layer {lost[0]} remembers in its modules, so its cache cannot be handed on: "
+                "leave return_cache out."
+            )
         for layer in self.past.layers:
             if hasattr(layer, "record_past"):
                 layer.record_past = False
         return self.past
 
+    def _refuse_rewinding(self, what: str) -> NoReturn:
+        raise ValueError(
+            f"prompt lookup rewinds the cache of {self.name} where a guess was wrong, and a {what} cannot be rewound: "
+            "leave lookup out."
+        )
+
     def _taken(self, past: Past, batch: int, length: int) -> Cache:
         if not isinstance(past, Cache):
             past = [tensor.to(self.device) for tensor in flat_past(past)]
-            if not self._reads_one_by_one:  # states have dtypes of their own
+            if not self._keeps_states:  # states have dtypes of their own
                 past = [tensor.to(self.model.dtype) for tensor in past]
         return past_cache(past, self.config, batch, length)
 

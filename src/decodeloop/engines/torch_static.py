@@ -6,25 +6,24 @@ call per token. The cache is transformers' ``StaticCache``.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, StaticCache
-from transformers.cache_utils import Cache, StaticLayer
+from transformers.cache_utils import Cache
 
-from decodeloop.caches.buffer_pool import BufferPool, no_room
-from decodeloop.caches.convert import empty_tensors, tensors_to_cache
-from decodeloop.caches.layers import kv_layers, write_layer
+from decodeloop.caches.buffer_pool import BufferPool
+from decodeloop.caches.convert import tensors_to_cache
 from decodeloop.caches.past import check_shapes, past_tensors
+from decodeloop.caches.states import read_state
 from decodeloop.checks import check_choice
 from decodeloop.decoding.engine import Past
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
-from decodeloop.engines.captured_step import CapturedStep
 from decodeloop.engines.cuda_graph import Capture
 from decodeloop.engines.kernels.merged_linear import with_merged_linears
+from decodeloop.engines.static_step import PLACED, StaticStep
 from decodeloop.engines.torch_loop import TorchEngine
 from decodeloop.models.load import LoadedModel
 from decodeloop.models.rope import check_rope_length
@@ -39,7 +38,8 @@ class TorchDecoder(TorchEngine):
     Parameters
     ----------
     model : transformers PreTrainedModel, or LoadedModel
-        A decoder whose layers all attend to all earlier positions.
+        A decoder whose attention layers all attend to all earlier positions; others may keep a convolution or
+        recurrent state.
     capacity : int, optional
         Positions that the buffers hold at first; they grow when a generation needs more. At least the prompt's length.
     cuda_graph : bool or "auto"
@@ -67,17 +67,18 @@ class TorchDecoder(TorchEngine):
         compile = check_choice("compile", compile, True, False)
         super().__init__(model)
         model = self.model
-        layers = kv_layers(StaticCache(config=self.config, max_cache_len=1))
-        other = next((type(layer).__name__ for layer in layers if type(layer) is not StaticLayer), None)
+        layers = StaticCache(config=self.config, max_cache_len=1).layers
+        other = next((type(layer).__name__ for layer in layers if type(layer) not in PLACED), None)
         local = "local" in (getattr(self.config, "attention_layers", None) or ())  # GPT-Neo: masked by the layers
-        if other or local or not self._accepts_positions:
+        attends = self.cache_argument == "past_key_values"
+        if other or local or (attends and not self._accepts_positions):
             reason = f"keeps a {other}" if other else "has local attention" if local else "takes no position ids"
             raise ValueError(
                 f"{type(model).__name__} {reason}, and a step that is the same from token to token cannot have that: "
                 "use decodeloop.generate(model, ...)."
             )
         on_gpu = self.device.type == "cuda"
-        self.runs_async = on_gpu
+        self.runs_async = on_gpu and not self._keeps_states  # a state cannot go back
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
         self.forward_one = torch.compile(for_one_token(model).forward, dynamic=False) if compile else model.forward
         self.steps: BufferPool[StaticStep] = BufferPool(capacity, self.max_positions)
@@ -88,18 +89,21 @@ class TorchDecoder(TorchEngine):
         """Refuse a text that outgrows its rotary frequencies: a step that is the same throughout has one set."""
         needed, why = prompt.longest + max_new_tokens, "a step that is the same from token to token has one set"
         check_rope_length(self.config, needed, self.name, why)
+        if rewinds and self._keeps_states:
+            self._refuse_rewinding("recurrent or convolution state")
 
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
         """Forget earlier text; the number of positions that ``past`` holds."""
         self.generation += 1
         self.prompt, self.length = prompt, 0
         batch, length = prompt.input_ids.shape
-        tensors, _ = ([], 0) if past is None else past_tensors(past, self.config, batch, length)
+        tensors, seen = ([], 0) if past is None else past_tensors(past, self.config, batch, length)
         self.step = self.steps.start(self._new_step, batch, length, capacity)
         self.step.clear()
         if tensors:
-            check_shapes(tensors, self.config, batch)
-            self._load(tensors)
+            if not self._keeps_states:  # else they were compared with all that is kept
+                check_shapes(tensors, self.config, batch)
+            self._load(tensors, seen)
         self.step.set_length(prompt, self.length)
         return self.length
 
@@ -109,18 +113,20 @@ class TorchDecoder(TorchEngine):
         new, seen = tokens.shape[1], self.length
         if seen + new > self.step.capacity:
             self._grow(seen + new)
+        if seen and new > 1 and self._keeps_states:
+            return torch.cat([self.forward(column).clone() for column in tokens.split(1, dim=1)], dim=1)
         self.length += new
         if new == 1 and seen:
             return self.step.run(tokens)
+        # layers with a state have to know which tokens are padding; attention is told which positions it may see
+        mask = self.prompt.mask(self.length) if self._keeps_states else self._mask(new)
+        inputs: dict[str, Any] = {"attention_mask": mask}
+        if self._accepts_positions:
+            inputs["position_ids"] = self.prompt.positions(self.length, new)
+        if self._keeps and not all_logits:
+            inputs["logits_to_keep"] = 1
         with self.step.writing_at(torch.arange(seen, self.length, device=self.device)) as cache:
-            logits = self.model(
-                input_ids=tokens,
-                attention_mask=self._mask(new),
-                position_ids=self.prompt.positions(self.length, new),
-                past_key_values=cache,
-                use_cache=True,
-                **({"logits_to_keep": 1} if self._keeps and not all_logits else {}),
-            ).logits
+            logits = self.model(input_ids=tokens, use_cache=True, **{self.cache_argument: cache}, **inputs).logits
         self.step.set_length(self.prompt, self.length)
         return logits
 
@@ -131,26 +137,24 @@ class TorchDecoder(TorchEngine):
 
     def cache(self) -> Cache:
         """A copy of the cache, as a ``DynamicCache``."""
-        return tensors_to_cache([tensor.clone() for tensor in self._tensors()], self.config)
+        return tensors_to_cache([tensor.clone() for tensor in self._tensors()], self.config, length=self.length)
 
     def _tensors(self) -> list[torch.Tensor]:
-        """Views of the filled part, flat, each ``[batch, heads, length, head size]``."""
-        both = [tensor for layer in self.step.layers for tensor in (layer.keys, layer.values)]
-        return [tensor[:, :, : self.length] for tensor in both]
+        """Views of what is kept, flat, each ``[batch, heads, length, head size]`` or a state's shape."""
+        kept = [(state, read_state(self.step.cache, state)) for state in self.step.states]
+        return [tensor if state.grows is None else tensor[:, :, : self.length] for state, tensor in kept]
 
-    def _load(self, tensors: Sequence[torch.Tensor]) -> None:
-        self.length = tensors[0].shape[2]
-        if self.length > self.step.capacity:
-            self.step = self.steps.grow(self._new_step, len(tensors[0]), self.length, self.step.capacity)
-        for index, layer in enumerate(self.step.layers):
-            keys, values = tensors[2 * index : 2 * index + 2]
-            write_layer(layer, keys.to(self.device), values.to(self.device), self.length)
+    def _load(self, tensors: Sequence[torch.Tensor], length: int) -> None:
+        self.length = length
+        if length > self.step.capacity:
+            self.step = self.steps.grow(self._new_step, len(tensors[0]), length, self.step.capacity)
+        self.step.load([tensor.to(self.device) for tensor in tensors])
 
     def _grow(self, needed: int) -> None:
         tensors = self._tensors() if self.length else []
         self.step = self.steps.grow(self._new_step, len(self.prompt.input_ids), needed, self.step.capacity)
         if tensors:
-            self._load(tensors)
+            self._load(tensors, self.length)
         self.step.set_length(self.prompt, self.length)
 
     def _mask(self, new: int) -> torch.Tensor:
@@ -174,93 +178,3 @@ def for_one_token(model: PreTrainedModel) -> PreTrainedModel:
 
         fast.set_attn_implementation(NAME)
     return fast
-
-
-class PlacedLayer(StaticLayer):
-    """A layer of fixed capacity that is told where to write: transformers' counts for itself, a few kernels each."""
-
-    keys: torch.Tensor  # from lazy_initialization on
-    values: torch.Tensor
-
-    def __init__(self, capacity: int, cache_position: torch.Tensor) -> None:
-        super().__init__(capacity)
-        self.cache_position = cache_position
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write at ``cache_position`` ``[new]``; the whole buffers."""
-        made, kept = ((each.shape[1], each.shape[3]) for each in (key_states, self.keys))
-        if made != kept:
-            raise ValueError(f"the model makes (heads, size) {made} of keys, and its configuration says {kept}.")
-        self.keys.index_copy_(2, self.cache_position, key_states)
-        self.values.index_copy_(2, self.cache_position, value_states)
-        return self.keys, self.values
-
-    def get_seq_length(self) -> Any:
-        """The positions before those that are written now: a tensor, since a captured step would keep an int."""
-        return self.cache_position[0]
-
-
-class StaticStep(CapturedStep):
-    """The buffers of a step for a batch and a capacity: transformers' static cache, a mask, and where to write."""
-
-    def __init__(self, decoder: TorchDecoder, batch: int, capacity: int) -> None:
-        super().__init__(decoder.capture, batch, capacity, decoder.device)
-        device, dtype, self.forward_one = decoder.device, decoder.model.dtype, decoder.forward_one
-        self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
-        self.cache = StaticCache(config=decoder.config, max_cache_len=capacity)
-        self.layers = [PlacedLayer(capacity, self.cache_position) for _ in self.cache.layers]
-        self.cache.layers = list(self.layers)
-        pairs = empty_tensors(decoder.config, batch, dtype=dtype, device=device)
-        try:
-            self.mask = torch.zeros(batch, 1, 1, capacity, dtype=dtype, device=device)
-            for layer, keys, values in zip(self.layers, pairs[::2], pairs[1::2], strict=True):
-                layer.lazy_initialization(keys, values)
-        except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own
-            each = sum(tensor.element_size() * tensor.shape[1] * tensor.shape[3] for tensor in pairs)
-            raise no_room(device, batch * capacity * each) from error
-
-    def clear(self) -> None:
-        """Forget what an earlier text left: a NaN among it would stay one, however little weight a mask leaves it."""
-        for layer in self.layers:
-            layer.keys.zero_()
-            layer.values.zero_()
-
-    def set_length(self, prompt: Prompt, length: int) -> None:
-        """The buffers hold ``length`` positions of the prompt's rows and what they said."""
-        self.cache_position.fill_(length - 1)
-        self.positions.copy_(prompt.positions(length, 1))
-        hidden = torch.nn.functional.pad(prompt.mask(length), (0, self.capacity - length)) == 0
-        self.mask.zero_().masked_fill_(hidden[:, None, None], torch.finfo(self.mask.dtype).min)
-
-    @contextlib.contextmanager
-    def writing_at(self, cache_position: torch.Tensor) -> Iterator[StaticCache]:
-        """The cache, whose layers write at these positions ``[new]`` instead of the step's."""
-        for layer in self.layers:
-            layer.cache_position = cache_position
-        try:
-            yield self.cache
-        finally:
-            for layer in self.layers:
-                layer.cache_position = self.cache_position
-
-    def compute(self) -> None:
-        self.cache_position.add_(1)
-        self.positions.add_(1)
-        self.mask.index_fill_(3, self.cache_position, 0)
-        logits = self.forward_one(
-            input_ids=self.tokens,
-            attention_mask=self.mask,
-            position_ids=self.positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits
-        if self.logits is None:
-            self.logits = logits.clone()
-        else:
-            self.logits.copy_(logits)
-
-    def step_back(self) -> None:
-        super().step_back()
-        self.cache_position.sub_(1)

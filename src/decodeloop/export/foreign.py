@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import onnx
 from transformers import GenerationConfig, PreTrainedConfig
 
-from decodeloop.caches.convert import kv_shape
+from decodeloop.caches.shapes import kv_shape
 from decodeloop.export.file import TYPES
 
 ADVICE = "run it with the program that it was made for, or export the model with decodeloop.export_onnx."

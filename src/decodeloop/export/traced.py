@@ -13,7 +13,15 @@ from onnxscript import opset20 as op
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from decodeloop.caches.states import State, cache_argument, full_cache, read_state, states_of, write_state
+from decodeloop.caches.states import (
+    State,
+    cache_argument,
+    full_cache,
+    read_state,
+    silent_layers,
+    states_of,
+    write_state,
+)
 from decodeloop.export.supported import one_line, refuse
 
 #: What attention and experts are traced with: the ways to compute them that PyTorch's exporter can follow.
@@ -121,6 +129,11 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any
         hint = "; it reads in both directions unless its configuration says is_decoder=True"
         hint = hint if getattr(model.config, "is_decoder", True) is False else ""
         raise ValueError(f"{type(model).__name__} keeps no keys and values{hint}.")
+    if lost := silent_layers(cache):
+        raise ValueError(
+            f"{type(model).__name__} keeps what layer {lost[0]} remembers in its modules, not in its cache: expected a "
+            "model that hands all of its state on."
+        )
     tensors = {state: read_state(cache, state) for state in states}
     lengths = {tensor.shape[state.grows] for state, tensor in tensors.items() if state.grows is not None}
     if lengths and lengths != {past}:

@@ -11,8 +11,8 @@ import onnx_ir as ir
 import torch
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
-from decodeloop.caches.convert import empty_tensors
 from decodeloop.caches.layers import kv_layers
+from decodeloop.caches.shapes import empty_tensors
 from decodeloop.checks import check_count, is_real, shown
 from decodeloop.export.file import model_settings, read_graph, read_metadata
 from decodeloop.measuring.bandwidth import memory_bandwidth

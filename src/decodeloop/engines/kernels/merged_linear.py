@@ -40,6 +40,15 @@ class Columns(nn.Module):
         super().__init__()
         self.product, self.columns, self.first, self.last = product, columns, first, last
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """``[out, in]``, as the layer had it: some models look at its dtype."""
+        return self.product.weight[self.columns]
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return None if self.product.bias is None else self.product.bias[self.columns]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.first:
             self.product.compute(x)

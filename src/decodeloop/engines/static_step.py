@@ -1,0 +1,176 @@
+"""One decode step of a PyTorch model over transformers' static cache, whose layers are told where to write."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedConfig, StaticCache
+from transformers.cache_utils import LinearAttentionAndStaticFullAttentionLayer, LinearAttentionLayer, StaticLayer
+
+from decodeloop.caches.buffer_pool import no_room
+from decodeloop.caches.layers import PLACEHOLDER
+from decodeloop.caches.shapes import empty_tensors, state_shapes
+from decodeloop.caches.states import State, keeps_states, read_state, write_state
+from decodeloop.decoding.prompt import Prompt
+from decodeloop.engines.captured_step import CapturedStep
+
+if TYPE_CHECKING:
+    from decodeloop.engines.torch_static import TorchDecoder
+
+
+class PlacedLayer(StaticLayer):
+    """A layer of fixed capacity that is told where to write: transformers' counts for itself, a few kernels each."""
+
+    keys: torch.Tensor  # from lazy_initialization on
+    values: torch.Tensor
+
+    def __init__(self, capacity: int, cache_position: torch.Tensor) -> None:
+        super().__init__(capacity)
+        self.cache_position = cache_position
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write at ``cache_position`` ``[new]``; the whole buffers."""
+        made, kept = ((each.shape[1], each.shape[3]) for each in (key_states, self.keys))
+        if made != kept:
+            raise ValueError(f"the model makes (heads, size) {made} of keys, and its configuration says {kept}.")
+        self.keys.index_copy_(2, self.cache_position, key_states)
+        self.values.index_copy_(2, self.cache_position, value_states)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> Any:
+        """The positions before those that are written now: a tensor, since a captured step would keep an int."""
+        return self.cache_position[0]
+
+
+class PlacedHybridLayer(LinearAttentionLayer, PlacedLayer):  # type: ignore[misc, override]
+    """Such a layer that keeps states of fixed size besides, which are replaced in place."""
+
+    def __init__(self, capacity: int, cache_position: torch.Tensor, number_of_states: int) -> None:
+        PlacedLayer.__init__(self, capacity, cache_position)
+        LinearAttentionLayer.__init__(self, number_of_states=number_of_states)
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        kind = PlacedLayer if args else LinearAttentionLayer  # as transformers' own hybrid layers tell them apart
+        kind.lazy_initialization(self, *args, **kwargs)
+
+
+#: Kinds of a static cache's layers that a step can have.
+PLACED = (StaticLayer, LinearAttentionLayer, LinearAttentionAndStaticFullAttentionLayer, PLACEHOLDER)
+
+
+def placed(layer: Any, capacity: int, cache_position: torch.Tensor) -> Any:
+    """A layer of transformers' static cache as one that is told where to write."""
+    if type(layer) is StaticLayer:
+        return PlacedLayer(capacity, cache_position)
+    if type(layer) is LinearAttentionAndStaticFullAttentionLayer:
+        return PlacedHybridLayer(capacity, cache_position, layer.number_of_states)
+    return layer
+
+
+class StaticStep(CapturedStep):
+    """The buffers of a step for a batch and a capacity: transformers' static cache, a mask, and where to write.
+
+    Parameters
+    ----------
+    decoder : TorchDecoder
+    batch, capacity : int
+        Rows, and the positions that the buffers of each row hold.
+    """
+
+    def __init__(self, decoder: TorchDecoder, batch: int, capacity: int) -> None:
+        super().__init__(decoder.capture, batch, capacity, decoder.device)
+        config, dtype, device = decoder.config, decoder.model.dtype, decoder.device
+        self.forward, self.cache_argument = decoder.forward_one, decoder.cache_argument
+        self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.cache = StaticCache(config=config, max_cache_len=capacity)
+        self.cache.layers = [placed(layer, capacity, self.cache_position) for layer in self.cache.layers]
+        self.placed = [layer for layer in self.cache.layers if isinstance(layer, PlacedLayer)]
+        tensors = empty_tensors(config, batch, dtype=dtype, device=device)
+        self.states = _states(config, self.cache)
+        try:
+            self.mask = torch.zeros(batch, 1, 1, capacity, dtype=dtype, device=device)
+            kept = dict(zip(self.states, tensors, strict=True))
+            for state, tensor in kept.items():
+                if state.grows is None:
+                    write_state(self.cache, state, tensor)
+            for state, tensor in kept.items():
+                if state.name == "key":
+                    layer: Any = self.cache.layers[state.layer]
+                    layer.lazy_initialization(tensor, kept[State(state.layer, "value")])
+        except RuntimeError as error:  # torch's for the GPU is one; the CPU's has no type of its own
+            each = sum(t.element_size() * t.shape[1] * t.shape[3] for s, t in kept.items() if s.grows is not None)
+            raise no_room(device, batch * capacity * each) from error
+        self.fixed = [read_state(self.cache, state) for state in self.states if state.grows is None]
+        self.before: list[torch.Tensor] = []  # the states before a step that is to be computed again
+
+    def clear(self) -> None:
+        """Forget what an earlier text left: a NaN among it would stay one, however little weight a mask leaves it."""
+        for state in self.states:
+            read_state(self.cache, state).zero_()
+        for layer in self.cache.layers:
+            if hasattr(layer, "has_previous_state"):  # the prompt is read as the beginning of a text
+                layer.has_previous_state = dict.fromkeys(layer.has_previous_state, False)
+
+    def load(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Fill the buffers with flat tensors ``[batch, heads, length, head size]``, or a state's shape, copied."""
+        for state, tensor in zip(self.states, tensors, strict=True):
+            layer: Any = self.cache.layers[state.layer]
+            buffer = read_state(self.cache, state)
+            if state.grows is not None:
+                buffer.zero_()[:, :, : tensor.shape[2]] = tensor
+            else:
+                buffer.copy_(tensor)
+                layer.has_previous_state = dict.fromkeys(layer.has_previous_state, True)
+
+    def set_length(self, prompt: Prompt, length: int) -> None:
+        """The buffers hold ``length`` positions of the prompt's rows and what they said."""
+        self.cache_position.fill_(length - 1)
+        self.positions.copy_(prompt.positions(length, 1))
+        hidden = torch.nn.functional.pad(prompt.mask(length), (0, self.capacity - length)) == 0
+        self.mask.zero_().masked_fill_(hidden[:, None, None], torch.finfo(self.mask.dtype).min)
+
+    @contextlib.contextmanager
+    def writing_at(self, cache_position: torch.Tensor) -> Iterator[StaticCache]:
+        """The cache, whose layers write at these positions ``[new]`` instead of the step's."""
+        for layer in self.placed:
+            layer.cache_position = cache_position
+        try:
+            yield self.cache
+        finally:
+            for layer in self.placed:
+                layer.cache_position = self.cache_position
+
+    def compute(self) -> None:
+        self.cache_position.add_(1)
+        self.positions.add_(1)
+        inputs: dict[str, Any] = {self.cache_argument: self.cache}
+        if self.placed:
+            self.mask.index_fill_(3, self.cache_position, 0)
+            inputs |= {"attention_mask": self.mask, "position_ids": self.positions}
+        logits = self.forward(input_ids=self.tokens, use_cache=True, **inputs).logits
+        if self.logits is None:
+            self.logits = logits.clone()
+        else:
+            self.logits.copy_(logits)
+
+    def keep_state(self) -> None:
+        self.before = [tensor.clone() for tensor in self.fixed]
+
+    def step_back(self) -> None:
+        super().step_back()
+        self.cache_position.sub_(1)
+        for tensor, before in zip(self.fixed, self.before, strict=True):
+            tensor.copy_(before)
+
+
+def _states(config: PreTrainedConfig, cache: StaticCache) -> list[State]:
+    """What the layers keep, in the order of :func:`empty_tensors`."""
+    if keeps_states(config):
+        return list(state_shapes(config))
+    keyed = [index for index, layer in enumerate(cache.layers) if isinstance(layer, PlacedLayer)]
+    return [State(index, name) for index in keyed for name in ("key", "value")]
