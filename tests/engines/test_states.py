@@ -191,8 +191,24 @@ def test_the_graph_names_what_it_keeps_and_says_how_it_reads(name, model, report
     assert list(report.outputs)[1:] == [
         each.replace("past_states", "present_states").replace("past_key_values", "present") for each in STATES[name]
     ]
-    assert report.prefill == ("parallel" if name == "lfm2" else "sequential")
+    assert report.prefill == "parallel"
     assert report.checked.compared
+
+
+def test_a_recurrence_that_is_not_known_is_read_token_by_token(name, model, tmp_path, monkeypatch):
+    """The same tokens, logits of all positions, and a padded batch that begins with columns of padding alone."""
+    if name != "qwen3.5":
+        pytest.skip("one is enough")
+    monkeypatch.setattr("decodeloop.export.traced.knows_recurrences", lambda model: False)
+    report = decodeloop.export_onnx(model, tmp_path / "model.onnx")
+    assert (report.prefill, report.inputs["input_ids"]) == ("sequential", ["batch", 1])
+    decoder = OnnxDecoder(report.path, device="cpu")
+    for lengths in ([9], [12, 2, 5]):
+        ids, mask = left_padded(lengths)
+        assert torch.equal(decoder.generate(ids, attention_mask=mask, **OPTIONS), expected(model, ids, mask))
+    assert decodeloop.perplexity(decoder, ids, attention_mask=mask) == pytest.approx(
+        decodeloop.perplexity(model, ids, attention_mask=mask), rel=1e-4
+    )
 
 
 def test_a_step_can_be_fed_again(report):

@@ -22,6 +22,7 @@ from decodeloop.caches.states import (
     states_of,
     write_state,
 )
+from decodeloop.export.recurrences import knows_recurrences, looped
 from decodeloop.export.supported import one_line, refuse
 
 #: What attention and experts are traced with: the ways to compute them that PyTorch's exporter can follow.
@@ -100,9 +101,9 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any
         ``[2, 8]``, ``past_key_values`` a ``DynamicCache`` of 5 tokens that the model itself filled. No dimension that
         varies is 0 or 1, which an exporter would take for a constant.
 
-        A model that keeps a recurrent state takes one new token at a time, whatever the number of rows: ``input_ids``
-        and ``position_ids`` are ``[2, 1]``, ``attention_mask`` ``[2, 6]``. A model without attention calls its cache
-        ``cache_params``, and its mask is that of the new token, ``[2, 1]``.
+        A model with a recurrence that cannot be traced for several tokens is given one: ``input_ids`` and
+        ``position_ids`` are ``[2, 1]``, ``attention_mask`` ``[2, 6]``. A model without attention calls its cache
+        ``cache_params``, and its mask is that of the new tokens.
     dynamic_shapes : dict
         The same names; dimension to the name of its size. For the cache, one entry per flat tensor, in the order of
         :func:`decodeloop.cache_to_tensors`.
@@ -138,7 +139,7 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any
     lengths = {tensor.shape[state.grows] for state, tensor in tensors.items() if state.grows is not None}
     if lengths and lengths != {past}:
         raise ValueError(f"{type(model).__name__}'s cache holds {sorted(lengths)} positions after {past} tokens.")
-    if reads_one_by_one(states):
+    if reads_one_by_one(model, states):
         new, ids = 1, ids[:, : past + 1]
     positions = torch.arange(past, past + new, device=model.device).expand(batch, new).contiguous()
     mask = torch.ones_like(ids)
@@ -160,12 +161,12 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any
     return inputs, dynamic_shapes
 
 
-def reads_one_by_one(states: list[State]) -> bool:
-    """Whether a graph of such a model takes one token at a time: it has a state that each token replaces.
+def reads_one_by_one(model: PreTrainedModel, states: list[State]) -> bool:
+    """Whether a graph of the model takes one token at a time: it has a recurrence that is not known.
 
     A convolution's state is a window over the text, which is cut out for any number of tokens.
     """
-    return any(state.name.startswith("recurrent") for state in states)
+    return any(state.name.startswith("recurrent") for state in states) and not knows_recurrences(model)
 
 
 @torch.no_grad()
@@ -228,7 +229,7 @@ def exportable(model: PreTrainedModel) -> Iterator[None]:
                 setattr(config, name, EXPERTS)
             elif value not in (None, *ATTENTION):
                 setattr(config, name, "sdpa" if model._supports_sdpa else "eager")
-        with torch.no_grad(), RealViews():
+        with torch.no_grad(), RealViews(), looped(model):
             yield
     finally:
         for config, name, value in before:

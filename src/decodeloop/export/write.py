@@ -64,8 +64,8 @@ class ExportReport:
     operators : dict of str to int
         How often each operator stands in the graph, most frequent first.
     prefill : str
-        How the graph reads a prompt: ``"parallel"``, all of it in one run, or ``"sequential"``, token by token, as a
-        model with recurrent layers does whose state is replaced by each token.
+        How the graph reads a prompt: ``"parallel"``, all of it in one run, or ``"sequential"``, token by token, where
+        a model has a recurrence that is not known.
     bytes : int
         Size of both files.
     checked : Checked or None
@@ -121,7 +121,8 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Mo
     cache, varying = inputs.pop(name), dynamic_shapes.pop(name)
     states, names = states_of(cache), list(inputs)
     if name != "past_key_values":  # the graph's mask is of all positions, whatever the model reads of it
-        inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"]).repeat(1, 6)
+        mask = inputs["attention_mask"]
+        inputs["attention_mask"] = mask.new_ones(len(mask), mask.shape[1] + 5)
         dynamic_shapes["attention_mask"] = {0: "batch", 1: "total"}
     decoder: FlatDecoder | GqaDecoder
     attentions: contextlib.AbstractContextManager[None]

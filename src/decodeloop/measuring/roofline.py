@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from decodeloop.caches.layers import kv_layers
-from decodeloop.caches.shapes import empty_tensors
+from decodeloop.caches.shapes import empty_tensors, state_shapes
+from decodeloop.caches.states import keeps_states
 from decodeloop.checks import check_count, is_real, shown
 from decodeloop.export.file import model_settings, read_graph, read_metadata
 from decodeloop.measuring.bandwidth import memory_bandwidth
@@ -38,7 +40,7 @@ class Roofline:
     weights : int
         Bytes of weights that a step reads.
     cache : int
-        Bytes of keys and values that it reads, of all rows.
+        Bytes of keys and values that it reads, and of states that it reads and writes, of all rows.
     bandwidth : float
         Bytes per second.
     batch : int
@@ -133,7 +135,7 @@ def roofline(
         weights, config, dtype = _graph(Path(path))
     else:
         raise ValueError(f"{type(model).__name__}: expected a transformers model, an OnnxDecoder, or a graph's path.")
-    cache = 0 if config is None or not length else _cache(config, dtype, length) * batch
+    cache = 0 if config is None else _cache(config, dtype, length) * batch
     return Roofline(weights, cache, memory_bandwidth(device) if bandwidth is None else float(bandwidth), batch)
 
 
@@ -158,7 +160,14 @@ def _reads(node: ir.Node, index: int) -> bool:
 
 
 def _cache(config: PreTrainedConfig, dtype: torch.dtype, length: int) -> int:
-    """Bytes of one row's keys and values that a step reads."""
+    """Bytes of one row's cache that a step reads, and those of states of fixed size that it also writes."""
+    if not (length or keeps_states(config)):
+        return 0
+    if keeps_states(config):
+        windows = [getattr(layer, "sliding_window", None) or length for layer in DynamicCache(config=config).layers]
+        sizes = state_shapes(config, dtype).items()
+        each = [(state, math.prod(shape) * own.itemsize) for state, (shape, own) in sizes]
+        return sum(size * (2 if state.grows is None else min(length, windows[state.layer])) for state, size in each)
     windows = [getattr(layer, "sliding_window", None) or length for layer in kv_layers(DynamicCache(config=config))]
     position = [tensor.nbytes for tensor in empty_tensors(config, length=1, dtype=dtype)]
     pairs = zip(position[::2], position[1::2], windows, strict=False)
