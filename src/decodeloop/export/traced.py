@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from decodeloop.export.rewrites import Rewrites, at_least_one, erf_inv
 from decodeloop.export.supported import one_line, refuse
 
 #: What attention and experts are traced with: the ways to compute them that PyTorch's exporter can follow.
@@ -44,6 +45,7 @@ class FlatDecoder(torch.nn.Module):
         past_key_values: list[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
         """``[B, S], [B, T], [B, S], 2L x [B, heads, P, size] -> [B, S, vocabulary], 2L x [B, heads, T, size]``."""
+        at_least_one(input_ids.shape[1])
         cache = full_cache(self.model)
         for layer, keys, values in zip(self.layers, past_key_values[::2], past_key_values[1::2], strict=True):
             cache.update(keys, values, layer)
@@ -193,7 +195,7 @@ def exportable(model: PreTrainedModel) -> Iterator[None]:
                 setattr(config, name, EXPERTS)
             elif value not in (None, *ATTENTION):
                 setattr(config, name, "sdpa" if model._supports_sdpa else "eager")
-        with torch.no_grad(), RealViews():
+        with torch.no_grad(), RealViews(), Rewrites():
             yield
     finally:
         for config, name, value in before:
@@ -225,4 +227,5 @@ def grouped_mm(rows: Any, weights: Any, ends: Any, bias: Any = None, out_dtype: 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.transformers.grouped_mm_fallback.default: grouped_mm,
     torch.ops.aten._grouped_mm.default: grouped_mm,
+    torch.ops.prims.erf_inv.default: erf_inv,
 }
