@@ -72,6 +72,10 @@ def test_without_the_rewriting_such_a_loop_cannot_be_traced():
 def test_indices_that_are_not_looped_over_are_what_they_were():
     with Rewrites():
         assert torch.tensor([False, True, True]).nonzero().tolist() == [[1], [2]]
+        assert [int(row) for row in torch.topk(torch.tensor([5.0, 7.0, 6.0]), 2).indices] == [1, 2]
+        assert torch.topk(input=torch.tensor([[5.0, 7.0, 6.0]]), k=1).indices.tolist() == [[1]]
+        assert torch.topk(torch.tensor([[5.0], [7.0]]), 1, dim=0).indices.tolist() == [[1]]
+        assert torch.nn.functional.one_hot(torch.tensor([1]), 3).tolist() == [[0, 1, 0]]
         assert torch.ones(3).numel() == 3
         assert torch.ones(1, 3).squeeze(0).shape == (3,)
         assert torch.ones(2, 3).squeeze(0).shape == (2, 3)

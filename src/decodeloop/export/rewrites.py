@@ -36,36 +36,43 @@ class Rewrites(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[torch.Tensor, int]] = []  # tensors of indices, and how many indices there are
+        self.hits: list[tuple[torch.Tensor, int]] = []  # what nonzero() gave, and of how many
+        self.chosen: list[tuple[torch.Tensor, int]] = []  # the indices that topk gave, and of how many
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
     ) -> Any:
         options = options or {}
-        if function is torch.Tensor.unbind and (count := self._count(arguments[0])):
+
+        def argument(place: int, name: str, default: Any = None) -> Any:
+            return arguments[place] if place < len(arguments) else options.get(name, default)
+
+        given: Any = argument(0, "input")
+        if function is torch.Tensor.unbind and argument(1, "dim", 0) == 0 and (count := _count(given, self.hits)):
             return [torch.tensor([index]) for index in range(count)]
-        if function is torch.nn.functional.one_hot and (count := self._count(arguments[0])):
-            (classes,) = (*arguments[1:], *options.values(), -1)[:1]
-            arguments, options = arguments[:1], {"num_classes": min(classes, count)}
-        if function in SQUEEZE and len(arguments) == 2 and isinstance(arguments[1], int):
-            size = arguments[0].shape[arguments[1]] if arguments[0].ndim else 1
+        if function is torch.nn.functional.one_hot and (count := _count(given, self.chosen)):
+            return function(given, min(argument(1, "num_classes", -1), count))
+        if function in SQUEEZE and isinstance(dim := argument(1, "dim"), int) and given.ndim:
+            size = given.shape[dim]
             if isinstance(size, int) and size != 1:
-                return arguments[0]
+                return given
         result = function(*arguments, **options)
-        if function in NONZERO and arguments[0].ndim == 1 and isinstance(result, torch.Tensor):
-            self._see(result, arguments[0].shape[0])
-        elif function in TOPK and arguments[0].ndim == 2:
-            self._see(result[1], arguments[0].shape[1])
+        if function in NONZERO and given.ndim == 1 and isinstance(result, torch.Tensor):
+            _see(result, given.shape[0], self.hits)
+        elif function in TOPK and given.ndim and argument(2, "dim", -1) in (-1, given.ndim - 1):
+            _see(result[1], given.shape[-1], self.chosen)
         elif function is torch.Tensor.numel and free_unbacked_symbols(result):
             result = torch.sym_max(result, 1)
         return result
 
-    def _see(self, indices: torch.Tensor, count: Any) -> None:
-        if isinstance(count, int):
-            self.seen.append((indices, count))
 
-    def _count(self, tensor: Any) -> int:
-        return next((count for seen, count in self.seen if seen is tensor), 0)
+def _see(indices: torch.Tensor, count: Any, seen: list[tuple[torch.Tensor, int]]) -> None:
+    if isinstance(count, int):
+        seen.append((indices, count))
+
+
+def _count(tensor: Any, seen: list[tuple[torch.Tensor, int]]) -> int:
+    return next((count for indices, count in seen if indices is tensor), 0)
 
 
 def erf_inv(x: Any) -> Any:
