@@ -42,7 +42,8 @@ SIZES = {
     "sliding_window": 8, "window_size": 8, "attention_chunk_size": 8, "sliding_window_size": 8,
     "first_k_dense_replace": 1, "num_dense_layers": 1, "moe_layer_start_index": 0, "num_kv_shared_layers": 1,
     "max_position_embeddings": 512, "n_positions": 512, "max_seq_len": 512, "n_ctx": 512,
-    "index_topk": 16, "index_head_dim": 16, "index_n_heads": 2, "index_block_size": 4,
+    "index_topk": 16, "index_head_dim": 16, "index_block_size": 4,
+    "index_n_heads": 32,  # enough that no two tokens score 0 in each, where which of them is chosen is left open
     "image_token_id": 127, "image_token_index": 127, "audio_token_id": 126, "video_token_id": 126,
     "boi_token_index": 125, "eoi_token_index": 124, "boi_token_id": 125, "eoi_token_id": 124, "eoa_token_id": 123,
     "boa_token_id": 122, "eoa_token_index": 123, "vision_start_token_id": 121, "vision_end_token_id": 120,
@@ -71,7 +72,7 @@ SPECIAL = {
     "qwen4_exp_text": dict.fromkeys(("indexer_n_heads", "indexer_budget", "indexer_compress_ratio"), 2)
     | {"indexer_kv_heads": 1, "indexer_head_dim": 16},
     "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2},
-    "dots3_note_text": {"num_key_value_heads": 4},
+    "minimax_m3_vl_text": {"index_n_heads": 2},  # as many as there are heads of keys
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
         "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
