@@ -71,6 +71,7 @@ SPECIAL = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     "qwen4_exp_text": dict.fromkeys(("indexer_n_heads", "indexer_budget", "indexer_compress_ratio"), 2)
     | {"indexer_kv_heads": 1, "indexer_head_dim": 16},
+    "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
     "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2},
     "minimax_m3_vl_text": {"index_n_heads": 2},  # as many as there are heads of keys
     "dbrx": {
