@@ -23,6 +23,7 @@ from decodeloop.caches.states import (
     write_state,
 )
 from decodeloop.export.recurrences import knows_recurrences, looped
+from decodeloop.export.rewrites import Rewrites, at_least_one, erf_inv
 from decodeloop.export.supported import one_line, refuse
 
 #: What attention and experts are traced with: the ways to compute them that PyTorch's exporter can follow.
@@ -62,6 +63,7 @@ class FlatDecoder(torch.nn.Module):
         past_key_values: list[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
         """``[B, S], [B, T], [B, S], states of P tokens -> [B, S, vocabulary], states of T tokens``."""
+        at_least_one(input_ids.shape[1])
         cache = full_cache(self.model.config)
         for state, tensor in zip(self.states, past_key_values, strict=True):
             write_state(cache, state, tensor if state.grows is not None else tensor.clone())
@@ -138,7 +140,11 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any
     tensors = {state: read_state(cache, state) for state in states}
     lengths = {tensor.shape[state.grows] for state, tensor in tensors.items() if state.grows is not None}
     if lengths and lengths != {past}:
-        raise ValueError(f"{type(model).__name__}'s cache holds {sorted(lengths)} positions after {past} tokens.")
+        put = " or ".join(map(str, sorted(lengths)))
+        raise ValueError(
+            f"{type(model).__name__} read {past} tokens and put {put} positions into its cache: a graph's mask tells of "
+            "one for each token."
+        )
     if reads_one_by_one(model, states):
         new, ids = 1, ids[:, : past + 1]
     positions = torch.arange(past, past + new, device=model.device).expand(batch, new).contiguous()
@@ -229,7 +235,7 @@ def exportable(model: PreTrainedModel) -> Iterator[None]:
                 setattr(config, name, EXPERTS)
             elif value not in (None, *ATTENTION):
                 setattr(config, name, "sdpa" if model._supports_sdpa else "eager")
-        with torch.no_grad(), RealViews(), looped(model):
+        with torch.no_grad(), RealViews(), Rewrites(), looped(model):
             yield
     finally:
         for config, name, value in before:
@@ -261,4 +267,5 @@ def grouped_mm(rows: Any, weights: Any, ends: Any, bias: Any = None, out_dtype: 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.transformers.grouped_mm_fallback.default: grouped_mm,
     torch.ops.aten._grouped_mm.default: grouped_mm,
+    torch.ops.prims.erf_inv.default: erf_inv,
 }
