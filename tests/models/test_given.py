@@ -56,7 +56,7 @@ NO_DECODERS = {
         (BartForConditionalGeneration, BartConfig, BART | {"decoder_attention_heads": 4}),
         (T5ForConditionalGeneration, T5Config, {"d_model": 32, "d_kv": 8, "num_layers": 1, "num_heads": 4}),
     ],
-    "keeps a recurrent state": [(RwkvForCausalLM, RwkvConfig, {"hidden_size": 32, "num_hidden_layers": 1})],
+    "keeps a recurrent state": [(RwkvForCausalLM, RwkvConfig, {"hidden_size": 32, "num_hidden_layers": 2})],
     "keeps nothing between steps": [
         (OpenAIGPTLMHeadModel, OpenAIGPTConfig, {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64})
     ],

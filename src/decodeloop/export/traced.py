@@ -124,26 +124,26 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any
     name, accepts = cache_argument(model), inspect.signature(model.forward).parameters
     with torch.no_grad():
         try:
-            kept = getattr(model(input_ids=ids[:, :past], use_cache=True, **{name: cache}), name)
+            kept = getattr(model(input_ids=ids[:, :past], use_cache=True, **{name: cache}), name, None)
         except Exception as error:
             raise ValueError(f"{type(model).__name__} does not run on token ids alone: {one_line(error)}") from error
-    states = states_of(cache)
-    if kept is None or not states:
-        hint = "; it reads in both directions unless its configuration says is_decoder=True"
-        hint = hint if getattr(model.config, "is_decoder", True) is False else ""
-        raise ValueError(f"{type(model).__name__} keeps no keys and values{hint}.")
     if lost := silent_layers(cache):
         raise ValueError(
             f"{type(model).__name__} keeps what layer {lost[0]} remembers in its modules, not in its cache: expected a "
             "model that hands all of its state on."
         )
+    states = states_of(cache)
+    if kept is None or not states:
+        hint = "; it reads in both directions unless its configuration says is_decoder=True"
+        hint = hint if getattr(model.config, "is_decoder", True) is False else ""
+        raise ValueError(f"{type(model).__name__} keeps no keys and values{hint}.")
     tensors = {state: read_state(cache, state) for state in states}
     lengths = {tensor.shape[state.grows] for state, tensor in tensors.items() if state.grows is not None}
     if lengths and lengths != {past}:
         put = " or ".join(map(str, sorted(lengths)))
         raise ValueError(
-            f"{type(model).__name__} read {past} tokens and put {put} positions into its cache: a graph's mask tells of "
-            "one for each token."
+            f"{type(model).__name__} read {past} tokens and put {put} positions into its cache: a graph's mask tells "
+            "of one for each token."
         )
     if reads_one_by_one(model, states):
         new, ids = 1, ids[:, : past + 1]
