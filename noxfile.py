@@ -106,7 +106,7 @@ def record(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def promises(session: nox.Session) -> None:
-    """Run the tests that keep docs/promises.toml and write their counts, which the page "What we promise" shows."""
+    """Run the tests of docs/promises.toml and write the counts that the site shows; `-- --only seed` picks promises."""
     install(session, "tests")
     session.run("python", "tools/site/promises.py", *SIDE_BY_SIDE, *session.posargs)
 

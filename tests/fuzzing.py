@@ -108,9 +108,10 @@ def arguments(draw: Callable[[Any], Any], spec: Spec) -> tuple[dict[str, Any], d
         elif name in spec.needed or draw(st.booleans()):
             given[name] = draw(good)
     match draw(st.integers(0, 49)):
-        case 48:
+        case 48 if spec.needed:
+            name = next(iter(spec.needed))
             spoiled[name] = "left out"
-            given.pop(next(iter(spec.needed)), None)
+            given.pop(name, None)
         case 49:
             given["nonsense"] = spoiled["nonsense"] = 1
     return given, spoiled

@@ -42,6 +42,17 @@ def fill(value, tokens=slice(None)):
     return edit
 
 
+def only(logits_by_token):
+    """An edit that leaves nothing of what the model says: these logits, and 0 for every other token."""
+
+    def edit(logits):
+        logits.zero_()
+        for token, logit in logits_by_token.items():
+            logits[token] = logit
+
+    return edit
+
+
 def test_pytorch_and_onnx_agree(phi, phi_graph):
     ids, mask = left_padded([9, 4])
     report = verify(phi, phi_graph.path, [ids, prompt_ids(1, 3)], attention_mask=[mask, None], eos_token_id=None)
@@ -65,20 +76,17 @@ def test_a_broken_decoder_is_found_and_is_no_near_tie(phi):
     assert report.max_kl > 1
 
 
-def test_a_near_tie_is_told_from_a_bug(phi):
-    with torch.no_grad():
-        logits = phi(prompt_ids(1, 6)).logits[0, -1]
-    best, second = logits.topk(2).indices.tolist()
-    tied = copy.deepcopy(phi)  # the two best tokens all but equal ...
-    with torch.no_grad():
-        tied.lm_head.bias[second] += logits[best] - logits[second] - 5e-6
-    other = copy.deepcopy(tied)  # ... and then the other way round
-    with torch.no_grad():
-        other.lm_head.bias[second] += 1.5e-5
-    report = verify(tied, other, prompt_ids(1, 6), max_new_tokens=1)
-    assert (report.divergence.expected, report.divergence.got) == (best, second)
-    assert report.divergence.near_tie
-    assert "(a near tie)" in str(report)
+@pytest.mark.parametrize(("units", "near_tie"), [(1, True), (32, True), (33, False)])
+def test_a_near_tie_is_told_from_a_bug(phi, units, near_tie):
+    """32 units in the last place of the largest logit; the logits are given, so that no machine rounds them its way."""
+    less = 16 - units * 16 * torch.finfo(torch.float32).eps
+    reference = edited(phi, *[only({3: 16.0, 4: less})] * 2)  # when verify asks, and when generate does
+    candidate = edited(phi, only({3: less, 4: 16.0}))
+    report = verify(reference, candidate, prompt_ids(1, 6), max_new_tokens=1)
+    assert (report.divergence.expected, report.divergence.got) == (3, 4)
+    assert report.divergence.margin == 16 - less
+    assert report.divergence.near_tie == report.agrees == near_tie
+    assert str(report).endswith("(a near tie)" if near_tie else "(not a near tie)")
 
 
 def test_near_ties_agree(phi):
