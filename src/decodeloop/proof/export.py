@@ -30,10 +30,13 @@ def export_onnx(
     dynamic in batch and length, and returns ``logits`` and ``present.{layer}.key|value``. The names are those that
     Optimum and onnxruntime-genai use. Its metadata holds the model's configuration and special tokens.
 
+    A layer that keeps a convolution or recurrent state has it as ``past_states.{layer}.conv|recurrent``, of fixed size,
+    and ``present_states.{layer}.conv|recurrent``: in the order of layers, in each after its keys and values.
+
     Parameters
     ----------
     model : transformers PreTrainedModel, or LoadedModel
-        A decoder that keeps keys and values. The graph has the dtype of its weights.
+        A decoder that keeps keys and values, or such states, or both. The graph has the dtype of its weights.
     path : str or path
         The file to write, in an existing folder; the weights go beside it, to ``<path>.data``, or, where that name is
         taken, ``<path>.<checksum>.data``. Both or neither: who reads them meets the old pair or the new one, and the
@@ -44,7 +47,7 @@ def export_onnx(
         - ``"fused"``: for onnxruntime, and the faster one. Each layer's attention is one
           ``com.microsoft::GroupQueryAttention``, whatever the number of key heads, over a cache of fixed capacity that
           past and present share: ``past`` is ``capacity``, ``present`` the same buffer, and rows are padded on the
-          right, which :class:`decodeloop.OnnxDecoder` takes care of.
+          right, which :class:`decodeloop.OnnxDecoder` takes care of. A model that keeps states is refused.
 
           For models whose layers are known (Llama, Mistral, Phi, Phi-3, Qwen 2 and 3, SmolLM3) the whole graph is put
           together from fused operators. It has no ``position_ids``: the operator counts them from the mask and rotates
