@@ -38,8 +38,8 @@ def crop_cache(cache: Cache, length: int) -> Cache:
     fixed = [(index, name) for index, layer in enumerate(cache.layers) for name in fixed_names(layer)]
     if fixed and check_count("length", length) != seen_tokens(cache):
         raise ValueError(
-            f"cannot rewind to {length} tokens: layer {fixed[0][0]} keeps a {fixed[0][1]} state, from which no token can "
-            "be taken out again. Read the text again, or keep a copy of the cache from before, copy.deepcopy(cache)."
+            f"cannot rewind to {length} tokens: layer {fixed[0][0]} keeps a {fixed[0][1]} state, from which no token "
+            "can be taken out. Read the text again, or keep a copy of the cache from before, copy.deepcopy(cache)."
         )
     if fixed:
         return cache
