@@ -199,7 +199,7 @@ def test_a_recurrence_that_is_not_known_is_read_token_by_token(name, model, tmp_
     """The same tokens, logits of all positions, and a padded batch that begins with columns of padding alone."""
     if name != "qwen3.5":
         pytest.skip("one is enough")
-    monkeypatch.setattr("decodeloop.export.traced.knows_recurrences", lambda model: False)
+    monkeypatch.setattr("decodeloop.export.write.knows_recurrences", lambda model: False)
     report = decodeloop.export_onnx(model, tmp_path / "model.onnx")
     assert (report.prefill, report.inputs["input_ids"]) == ("sequential", ["batch", 1])
     decoder = OnnxDecoder(report.path, device="cpu")

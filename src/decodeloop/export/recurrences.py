@@ -48,7 +48,8 @@ def looped(model: PreTrainedModel) -> Iterator[None]:
         for name, function in _replacements(module, states).items():
             before.append((module, name, getattr(module, name)))
             setattr(module, name, function)
-    mixers = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(sys.modules[type(m).__module__], MAMBA)]
+    layers = (module for module in model.modules() if isinstance(getattr(module, "layer_idx", None), int))
+    mixers = [layer for layer in layers if hasattr(sys.modules[type(layer).__module__], MAMBA)]
     hooks = [mixer.register_forward_pre_hook(_note_state(states), with_kwargs=True) for mixer in mixers]
     try:
         yield
@@ -192,6 +193,8 @@ def _selective_scan(states: dict[str, Any]) -> Callable[..., Any]:
         before = states.get("current")
         if before is None:
             before = x.new_zeros(x.shape[0], *A.shape)
+        elif before.ndim > A.ndim + 1:  # Zamba's layers have several, which are read one after the other
+            before, states["calls"] = before[:, states["calls"]], states["calls"] + 1
         state, outputs = _loop(step, before.float(), x, dt, B, C)
         outputs = outputs.transpose(1, 2)
         if D is not None:
@@ -210,7 +213,7 @@ def _note_state(states: dict[str, Any]) -> Callable[..., None]:
     def hook(layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         cache: Any = options.get("cache_params", options.get("past_key_values"))
         known = cache is not None and hasattr(cache.layers[layer.layer_idx], "recurrent_states")
-        states["current"] = cache.get_recurrent_state(layer.layer_idx) if known else None
+        states["current"], states["calls"] = cache.get_recurrent_state(layer.layer_idx) if known else None, 0
 
     return hook
 

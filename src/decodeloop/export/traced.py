@@ -115,6 +115,14 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any
     ValueError
         If the model keeps something that has no name in a graph, or nothing; the message names what it keeps.
     """
+    return example_inputs(model, one_by_one=not knows_recurrences(model))
+
+
+def example_inputs(model: PreTrainedModel, one_by_one: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As :func:`export_inputs`; ``one_by_one``: with one new token, where the model has a recurrence at all.
+
+    A convolution's state is a window over the text, which is cut out for any number of tokens.
+    """
     refuse(model)
     cache = full_cache(model.config)
     batch, past, new = 2, 5, 3
@@ -145,7 +153,7 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any
             f"{type(model).__name__} read {past} tokens and put {put} positions into its cache: a graph's mask tells "
             "of one for each token."
         )
-    if reads_one_by_one(model, states):
+    if one_by_one and any(state.name.startswith("recurrent") for state in states):
         new, ids = 1, ids[:, : past + 1]
     positions = torch.arange(past, past + new, device=model.device).expand(batch, new).contiguous()
     mask = torch.ones_like(ids)
@@ -165,14 +173,6 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any
     if "position_ids" not in accepts:
         del inputs["position_ids"], dynamic_shapes["position_ids"]
     return inputs, dynamic_shapes
-
-
-def reads_one_by_one(model: PreTrainedModel, states: list[State]) -> bool:
-    """Whether a graph of the model takes one token at a time: it has a recurrence that is not known.
-
-    A convolution's state is a window over the text, which is cut out for any number of tokens.
-    """
-    return any(state.name.startswith("recurrent") for state in states) and not knows_recurrences(model)
 
 
 @torch.no_grad()

@@ -22,13 +22,14 @@ from decodeloop.caches.states import cache_argument, read_state, states_of
 from decodeloop.checks import shown
 from decodeloop.export.file import METADATA, generation_settings
 from decodeloop.export.fused import fusable, fused_decoder
+from decodeloop.export.recurrences import knows_recurrences
 from decodeloop.export.save import check_target, save_graph
 from decodeloop.export.supported import one_line, refuse_states
 from decodeloop.export.traced import (
     TRANSLATIONS,
     FlatDecoder,
     check_trace,
-    export_inputs,
+    example_inputs,
     exportable,
 )
 from decodeloop.export.traced_gqa import GqaDecoder, gqa_attentions, gqa_inputs
@@ -109,15 +110,26 @@ def write_onnx(
     put_together = name == "fused" and fusable(model)
     if name == "fused" and not put_together:
         refuse_states(model)
-    graph = fused_decoder(model, last_only) if put_together else _trace(model, name, last_only)
+    graph = fused_decoder(model, last_only) if put_together else _traced(model, name, last_only)
     graph.metadata_props[METADATA] = _metadata(model, name)
     weights, checked = save_graph(graph, path, prove)
     return _report(path, weights, name, "fused" if put_together else "traced", time.perf_counter() - started, checked)
 
 
-def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Model:
+def _traced(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Model:
+    """The graph of what the model does; where its recurrence cannot be traced as a loop, of one token at a time."""
+    looped = knows_recurrences(model)
+    try:
+        return _trace(model, exporter, last_only, one_by_one=not looped)
+    except ValueError:
+        if not looped:
+            raise
+    return _trace(model, exporter, last_only, one_by_one=True)
+
+
+def _trace(model: PreTrainedModel, exporter: str, last_only: bool, one_by_one: bool) -> onnx_ir.Model:
     name = cache_argument(model)
-    inputs, dynamic_shapes = export_inputs(model)
+    inputs, dynamic_shapes = example_inputs(model, one_by_one)
     cache, varying = inputs.pop(name), dynamic_shapes.pop(name)
     states, names = states_of(cache), list(inputs)
     if name != "past_key_values":  # the graph's mask is of all positions, whatever the model reads of it
