@@ -218,6 +218,36 @@ def test_a_step_can_be_fed_again(report):
     assert logits[0, -1].argmax() == tokens[0, -1]
 
 
+def test_an_engine_that_runs_ahead_takes_its_last_step_back(model, make):
+    """On a GPU a step is only queued, and the end of a text is seen one step later: the state must go back too."""
+    ids = prompt_ids(1, 6)
+    want = expected(model, ids)
+    end = int(want[0, 9])
+    options = OPTIONS | {"eos_token_id": end, "return_cache": True}
+    decoder = make("dynamo")
+    decoder.runs_async = True
+    first, cache = decoder.generate(ids, **options)
+    assert first.shape[1] < want.shape[1] or end not in want[0, 6:-1]
+    assert torch.equal(first, want[:, : first.shape[1]])
+    text = torch.cat([first, ids[:, :1]], dim=1)
+    assert torch.equal(make("torch").generate(text, past_key_values=cache, **OPTIONS), expected(model, text))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_captured_step_replaces_its_states(model, compiled):
+    on_gpu = copy.deepcopy(model).cuda()
+    decoder = TorchDecoder(on_gpu, cuda_graph=True, compile=compiled)
+    for lengths in ([9], [12, 2, 5]):
+        ids, mask = (tensor.cuda() for tensor in left_padded(lengths))
+        first, cache = decoder.generate(ids, attention_mask=mask, return_cache=True, **OPTIONS)
+        text = torch.cat([first, ids[:, :2]], dim=1)
+        longer = torch.nn.functional.pad(mask, (0, text.shape[1] - mask.shape[1]), value=1)
+        again = decoder.generate(text, attention_mask=longer, past_key_values=cache, **OPTIONS)
+        assert torch.equal(first, expected(on_gpu, ids, mask))
+        assert torch.equal(again, expected(on_gpu, text, longer))
+
+
 def test_a_smaller_batch_after_a_larger_one_and_a_larger_one_again(model, make):
     decoder = make("dynamo")
     for rows, length in ((1, 40), (3, 5), (2, 9), (4, 3)):
