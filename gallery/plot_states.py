@@ -30,7 +30,7 @@ import decodeloop
 
 FAST = decodeloop.unit_test_going()  # fewer and shorter runs, the same code
 gpu = torch.cuda.is_available()
-h, layers = (64, 4) if FAST else (1024, 16) if gpu else (320, 8)
+h, layers = (64, 4) if FAST else (1024, 16) if gpu else (256, 8)
 device, dtype = ("cuda", torch.float16) if gpu else ("cpu", torch.float32)
 
 attends = {"num_hidden_layers": layers, "num_attention_heads": 4}
