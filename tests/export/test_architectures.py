@@ -59,6 +59,7 @@ def test_the_window_of_a_tiny_mistral_matters():
         ("jamba", {}, "cache holds more than keys and values: layer 0 is a LinearAttentionLayer"),
         ("qwen3_next", {}, "cache holds more than keys and values"),
         ("openai-gpt", {}, "keeps nothing between steps"),
+        ("cpmant", {"num_hidden_layers": 1}, "read 5 tokens and put 37 positions into its cache"),
         ("bert", {"is_decoder": False}, "keeps no keys and values; it reads in both directions unless"),
         ("bart", {"is_encoder_decoder": False, "add_cross_attention": True}, "has cross-attention"),
         ("llama", {"rope_parameters": YARN | {"rope_type": "dynamic"}}, "rotary frequencies change with the length"),

@@ -121,7 +121,11 @@ def export_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any
         raise ValueError(f"{type(model).__name__} keeps no keys and values{hint}.")
     lengths = {tensor.shape[2] for tensor in flat_tensors(cache)}
     if lengths != {past}:
-        raise ValueError(f"{type(model).__name__}'s cache holds {sorted(lengths)} positions after {past} tokens.")
+        put = " or ".join(map(str, sorted(lengths)))
+        raise ValueError(
+            f"{type(model).__name__} read {past} tokens and put {put} positions into its cache: a graph's mask tells "
+            "of one for each token."
+        )
     positions = torch.arange(past, past + new, device=model.device).expand(batch, new).contiguous()
     inputs = {
         "input_ids": ids[:, past:].contiguous(),
