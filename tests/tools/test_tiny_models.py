@@ -4,7 +4,9 @@ import pytest
 import torch
 from helpers import left_padded
 from tiny_models import NO_LANGUAGE_MODEL, tiny_config, tiny_model
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+NEW = pytest.mark.skipif("dots3_note_text" not in CONFIG_MAPPING, reason="transformers 5.17 does not know it")
 #: The kinds of layers that the tiny model must keep, where transformers names them.
 KINDS = {
     "bamba": {"linear_attention", "full_attention"},
@@ -25,10 +27,13 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("architecture", KINDS)
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(name, marks=NEW if name == "dots3_note_text" else ()) for name in KINDS]
+)
 def test_a_tiny_model_has_each_kind_of_layer_and_generates(architecture):
     config = tiny_config(architecture)
-    assert set(getattr(config, "layer_types", [])) == KINDS[architecture]
+    named = getattr(config, "layer_types", None)  # transformers 5.17 names none of Recurrent Gemma's
+    assert named is None or set(named) == KINDS[architecture]
     assert config.num_hidden_layers <= 4
     ids, mask = left_padded((21, 9))
     text = tiny_model(config).generate(ids, attention_mask=mask, max_new_tokens=24, do_sample=False, pad_token_id=0)
@@ -41,6 +46,7 @@ def test_what_a_configuration_works_out_is_worked_out_again():
     assert tiny_config("zamba2").mamba_headdim * tiny_config("zamba2").n_mamba_heads == 2 * 32
 
 
+@NEW
 def test_a_kind_of_layers_keeps_its_proportion_to_the_others():
     dots, gemma = tiny_config("dots3_note_text").per_layer_config, tiny_config("gemma4_text").per_layer_config
     assert dots["sliding_attention"].kv_lora_rank == 2 * dots["indexed_attention"].kv_lora_rank

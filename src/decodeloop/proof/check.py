@@ -20,7 +20,14 @@ from decodeloop.export.supported import one_line
 #: How far logits may be apart, as a share of their own size: what rounding comes to in a deep model, and no more.
 TOLERANCE = {torch.float32: 0.002, torch.float16: 0.02, torch.bfloat16: 0.08}
 #: What configurations call the distance beyond which a layer sees nothing.
-WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention")
+WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "window_size",
+    "local_attention",
+    "keep_window_size",
+    "index_topk",
+)
 AT_MOST = {"cpu": 1280, "cuda": 8448}  # positions that are read to get past a window: beyond, it takes too long
 COMPARED = 32  # columns of a long prompt, its last ones
 
