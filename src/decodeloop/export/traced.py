@@ -145,24 +145,16 @@ def example_inputs(model: PreTrainedModel, one_by_one: bool) -> tuple[dict[str, 
         hint = "; it reads in both directions unless its configuration says is_decoder=True"
         hint = hint if getattr(model.config, "is_decoder", True) is False else ""
         raise ValueError(f"{type(model).__name__} keeps no keys and values{hint}.")
-<<<<<<< HEAD
     tensors = {state: read_state(cache, state) for state in states}
     lengths = {tensor.shape[state.grows] for state, tensor in tensors.items() if state.grows is not None}
     if lengths and lengths != {past}:
-=======
-    lengths = {tensor.shape[2] for tensor in flat_tensors(cache)}
-    if lengths != {past}:
->>>>>>> w-refusals
         put = " or ".join(map(str, sorted(lengths)))
         raise ValueError(
             f"{type(model).__name__} read {past} tokens and put {put} positions into its cache: a graph's mask tells "
             "of one for each token."
         )
-<<<<<<< HEAD
     if one_by_one and any(state.name.startswith("recurrent") for state in states):
         new, ids = 1, ids[:, : past + 1]
-=======
->>>>>>> w-refusals
     positions = torch.arange(past, past + new, device=model.device).expand(batch, new).contiguous()
     mask = torch.ones_like(ids)
     inputs = {
