@@ -29,7 +29,7 @@ def describe(model: PreTrainedModel) -> Decoder | None:
         return None
     try:
         return _Describer(model, family).decoder()
-    except NotDescribed:
+    except (NotDescribed, AttributeError):  # another version of transformers may call a part by another name
         return None
 
 
@@ -69,7 +69,7 @@ class _Describer:
         )
         left = [name for name, t in self.model.state_dict(keep_vars=True).items() if id(t) not in self.seen]
         if left:
-            raise NotDescribed(left[0])
+            raise NotDescribed(f"it has {left[0]}")
         return described
 
     def setting(self, name: str, default: Any) -> Any:
