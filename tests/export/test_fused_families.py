@@ -70,6 +70,7 @@ def made(name):
     for module in model.modules():
         if hasattr(module, "layer_scalar"):  # no parameter, so it was not drawn
             module.layer_scalar.fill_(0.8)
+    model.set_attn_implementation("eager")  # Gemma 2's other one has no soft cap in older versions of transformers
     return model
 
 
