@@ -11,6 +11,7 @@ Both are looked for in the versions that are installed, and left as they are whe
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -60,6 +61,19 @@ ASSERTIONS = {
     ATEN._assert_scalar.default,
     ATEN._assert_tensor_metadata.default,
 }
+
+
+@contextlib.contextmanager
+def sign_of_life(message: str) -> Iterator[None]:
+    """A line on a terminal's standard error while the block runs; nothing where no one watches."""
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    if watched:
+        print(message, end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if watched:
+            print("\r" + " " * len(message) + "\r", end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -269,4 +269,5 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.transformers.grouped_mm_fallback.default: grouped_mm,
     torch.ops.aten._grouped_mm.default: grouped_mm,
     torch.ops.prims.erf_inv.default: erf_inv,
-} | lean.TRANSLATIONS
+    **lean.TRANSLATIONS,
+}

@@ -23,7 +23,7 @@ from decodeloop.checks import shown
 from decodeloop.export.file import METADATA, generation_settings
 from decodeloop.export.fused.build import fused_decoder
 from decodeloop.export.fused.describe import describe
-from decodeloop.export.lean import lean_exporter
+from decodeloop.export.lean import lean_exporter, sign_of_life
 from decodeloop.export.save import check_target, save_graph
 from decodeloop.export.supported import one_line, refuse_states
 from decodeloop.export.traced import (
@@ -138,7 +138,8 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Mo
     if "position_ids" not in inputs:
         inputs["position_ids"] = dynamic_shapes["position_ids"] = None
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
-    with _quiet(), exportable(model), attentions, lean_exporter():
+    message = f"Tracing {type(model).__name__}: a second or two for each layer ..."
+    with sign_of_life(message), _quiet(), exportable(model), attentions, lean_exporter():
         try:
             program: Any = torch.onnx.export(  # annotated as None too, which it is without dynamo
                 decoder,
