@@ -14,7 +14,6 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 import torch
 from onnxscript import opset20 as op
@@ -86,7 +85,17 @@ def lean_exporter() -> Iterator[None]:
         yield
 
 
-def _one_trace() -> Any:
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    plain = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, plain)
+
+
+def _one_trace() -> contextlib.AbstractContextManager[None]:
     from torch.onnx._internal.exporter import _decomp, _fx_passes
 
     plain, overloads = _fx_passes.decompose_with_registry, _decomp.get_onnx_implemented_overloads
@@ -102,10 +111,10 @@ def _one_trace() -> Any:
             node.target = RENAMED.get(node.target, node.target)
         return program
 
-    return mock.patch.object(_fx_passes, "decompose_with_registry", decompose)
+    return _replaced(_fx_passes, "decompose_with_registry", decompose)
 
 
-def _quick_match() -> Any:
+def _quick_match() -> contextlib.AbstractContextManager[None]:
     from onnxscript.rewriter._basics import MatchResult
     from onnxscript.rewriter._matcher import SimplePatternMatcher
 
@@ -119,4 +128,4 @@ def _quick_match() -> Any:
                 return MatchResult().fail("another operator")
         return plain(self, model, graph, node, **options)
 
-    return mock.patch.object(SimplePatternMatcher, "match", match)
+    return _replaced(SimplePatternMatcher, "match", match)
