@@ -77,7 +77,7 @@ def main() -> None:
     limit = decodeloop.roofline(model, model.device, length=24 + options.new_tokens // 2)
     with exports(options.folder) as folder:
         dynamo = exported(model, folder / "dynamo.onnx", "dynamo")
-        with mock.patch("decodeloop.export.write.fusable", return_value=False):
+        with mock.patch("decodeloop.export.write.describe", return_value=None):
             traced = exported(model, folder / "traced.onnx", "fused")
         fused = exported(model, folder / "fused.onnx", "fused")
         steps = [

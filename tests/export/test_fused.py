@@ -31,14 +31,14 @@ MODELS = {
         MistralConfig,
         {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 5},
     ),
-    "gemma2": (Gemma2ForCausalLM, Gemma2Config, {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 5}),
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config, {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 5}),
     "gpt2": (GPT2LMHeadModel, GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}),
     "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, {}),
     "opt": (OPTForCausalLM, OPTConfig, {"ffn_dim": 64, "word_embed_proj_dim": 32}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"num_key_value_heads": 2, "head_dim": 16}),
 }
 
-FUSED = {"mistral, window 5", "qwen3"}  # their layers are known, the others' are traced
+FUSED = {"mistral, window 5", "gpt2", "opt", "qwen3"}  # the others' heads are too small for the operator to rotate
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -52,7 +52,7 @@ def test_each_block_is_within_half_a_step_of_its_weights(bundled_fused, tmp_path
     target = quantize_onnx(bundled_fused, tmp_path / "m.onnx", bits=4, block_size=32)
     arrays = {t.name: onnx.numpy_helper.to_array(t, str(tmp_path)) for t in onnx.load(target).graph.initializer}
     source = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(bundled_fused).graph.initializer}
-    name = "layers.0.dense_fc2.weight"
+    name = "layers.0.o_down.weight"
     packed, scales = arrays[f"{name}.quantized"], arrays[f"{name}.scales"]
     numbers = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], -1).astype(np.float32) - 8
     restored = (numbers * scales.reshape(packed.shape[0], -1, 1)).reshape(packed.shape[0], -1)

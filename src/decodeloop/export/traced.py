@@ -22,6 +22,7 @@ from decodeloop.caches.states import (
     states_of,
     write_state,
 )
+from decodeloop.export import lean
 from decodeloop.export.recurrences import knows_recurrences, looped
 from decodeloop.export.rewrites import Rewrites, at_least_one, erf_inv
 from decodeloop.export.supported import one_line, refuse
@@ -268,4 +269,5 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.transformers.grouped_mm_fallback.default: grouped_mm,
     torch.ops.aten._grouped_mm.default: grouped_mm,
     torch.ops.prims.erf_inv.default: erf_inv,
+    **lean.TRANSLATIONS,
 }

@@ -21,7 +21,9 @@ from transformers import PreTrainedModel
 from decodeloop.caches.states import cache_argument, read_state, states_of
 from decodeloop.checks import shown
 from decodeloop.export.file import METADATA, generation_settings
-from decodeloop.export.fused import fusable, fused_decoder
+from decodeloop.export.fused.build import fused_decoder
+from decodeloop.export.fused.describe import describe
+from decodeloop.export.lean import lean_exporter, sign_of_life
 from decodeloop.export.recurrences import knows_recurrences
 from decodeloop.export.save import check_target, save_graph
 from decodeloop.export.supported import one_line, refuse_states
@@ -107,13 +109,13 @@ def write_onnx(
     check_target(path)
     started = time.perf_counter()
     last_only = (logits or DEFAULT_LOGITS[name]) == "last"
-    put_together = name == "fused" and fusable(model)
-    if name == "fused" and not put_together:
+    described = describe(model) if name == "fused" else None
+    if name == "fused" and described is None:
         refuse_states(model)
-    graph = fused_decoder(model, last_only) if put_together else _traced(model, name, last_only)
+    graph = fused_decoder(described, model.dtype, last_only) if described else _traced(model, name, last_only)
     graph.metadata_props[METADATA] = _metadata(model, name)
     weights, checked = save_graph(graph, path, prove)
-    return _report(path, weights, name, "fused" if put_together else "traced", time.perf_counter() - started, checked)
+    return _report(path, weights, name, "fused" if described else "traced", time.perf_counter() - started, checked)
 
 
 def _traced(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Model:
@@ -148,7 +150,8 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool, one_by_one: b
     if "position_ids" not in inputs:
         inputs["position_ids"] = dynamic_shapes["position_ids"] = None
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
-    with _quiet(), exportable(model), attentions:
+    message = f"Tracing {type(model).__name__}: a second or two for each layer ..."
+    with sign_of_life(message), _quiet(), exportable(model), attentions, lean_exporter():
         try:
             program: Any = torch.onnx.export(  # annotated as None too, which it is without dynamo
                 decoder,

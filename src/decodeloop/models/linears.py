@@ -1,17 +1,24 @@
-"""What several rooms ask of a model's layers: the joined bias of linear layers, the kind of a norm."""
+"""What several rooms ask of a model's linear layers: their joined bias."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
-from torch import nn
 
 
-def rms(module: nn.Module) -> bool:
-    """Whether a norm divides by the root of the mean square alone, without a mean and a bias."""
-    return not isinstance(module, nn.LayerNorm)
+class HasWeights(Protocol):
+    """A linear layer, or the description of one."""
+
+    @property
+    def weight(self) -> torch.Tensor: ...
+    @property
+    def bias(self) -> torch.Tensor | None: ...
+    @property
+    def out_features(self) -> int: ...
 
 
-def joined_bias(*layers: nn.Linear) -> torch.Tensor | None:
+def joined_bias(*layers: HasWeights) -> torch.Tensor | None:
     """The biases of layers whose products are merged, zero where there is none; None if no layer has one."""
     if all(layer.bias is None for layer in layers):
         return None

@@ -139,6 +139,12 @@ def _distances(
     text = _text(model, use)
     expected = _in_pieces(model, text, use.pieces) if in_pieces else _reference(model, text)
     first_kept = text.input_ids.shape[1] - expected.shape[1]
+    wrong = (text.attention_mask[:, first_kept:] * ~expected.isfinite().all(-1)).nonzero().tolist()
+    if wrong:
+        raise ValueError(
+            f"{type(model).__name__} gives logits that are no numbers itself, in {_dtype(model)}: {use.name}, row "
+            f"{wrong[0][0]}, position {first_kept + wrong[0][1]}. Nothing is written: load it in float32 or bfloat16."
+        )
     begun = check_prompt(text.input_ids[:, : use.pieces[0]], text.attention_mask[:, : use.pieces[0]])
     decoder.start(begun, text.input_ids.shape[1])
     seen = 0

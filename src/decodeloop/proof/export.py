@@ -49,10 +49,14 @@ def export_onnx(
           past and present share: ``past`` is ``capacity``, ``present`` the same buffer, and rows are padded on the
           right, which :class:`decodeloop.OnnxDecoder` takes care of. A model that keeps states is refused.
 
-          For models whose layers are known (Llama, Mistral, Phi, Phi-3, Qwen 2 and 3, SmolLM3) the whole graph is put
-          together from fused operators. It has no ``position_ids``: the operator counts them from the mask and rotates
-          by itself. Other models are traced with that operator as their attention, which takes longer, and their graph
-          has ``position_ids`` as usual. ``ExportReport.graph`` says which. ``"gqa"`` is an older name of it.
+          For families whose layers are described (Cohere, Cohere 2, Falcon, Gemma 1 to 4, GLM, GLM-4, GPT-2, GPT-NeoX,
+          Granite, Llama, Mistral, OLMo 1 to 3, OPT, Phi, Phi-3, Qwen 2 and 3, SmolLM3, StarCoder 2) the whole graph is
+          put together from fused operators, in a second or two. Except where positions are learned (GPT-2, OPT), it
+          has no ``position_ids``: the operator counts them from the mask and rotates by itself. Other models, and
+          those of these families that have more than that (experts, ALiBi, layers that share keys and values, heads
+          of which fewer than 16 dimensions rotate), are traced with that operator as their attention, which takes
+          longer, and their graph has ``position_ids`` as usual. ``ExportReport.graph`` says which. ``"gqa"`` is an
+          older name of it.
     logits : str, optional
         ``"all"``: the logits of every position of ``input_ids``; ``"last"``: of the last one only, ``[batch, 1,
         vocabulary]``, which is all that decoding needs. Default: ``"all"`` with ``"dynamo"``, ``"last"`` with

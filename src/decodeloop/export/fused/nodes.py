@@ -8,15 +8,16 @@ Source: the operators' documentation, onnxruntime's ``docs/ContribOperators.md``
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from onnx_ir.tape import Tape
 from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype
-from torch import nn
 
-from decodeloop.models.linears import joined_bias, rms
+from decodeloop.export.fused.description import Linear, Norm
+from decodeloop.models.linears import joined_bias
 
 #: How activations of transformers are computed in one node: operator, its domain and attributes.
 ACTIVATIONS: dict[str, tuple[str, str, dict[str, float]]] = {
@@ -38,7 +39,7 @@ class FusedGraph:
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self.tape, self.dtype = Tape(), from_torch_dtype(dtype)
+        self.tape, self.dtype, self.torch_dtype = Tape(), from_torch_dtype(dtype), dtype
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
         self.constants: dict[Any, ir.Value] = {}
@@ -63,45 +64,67 @@ class FusedGraph:
 
     def weight(self, name: str, *parts: torch.Tensor, transposed: bool = False) -> ir.Value:
         """An initializer: the parts one above the other. They are joined when the file is written, one at a time."""
+        return self.lazy(name, lambda: parts, [part.shape for part in parts], transposed)
+
+    def lazy(
+        self,
+        name: str,
+        make: Callable[[], Iterable[torch.Tensor]],
+        shapes: Sequence[Sequence[int]],
+        transposed: bool = False,
+    ) -> ir.Value:
+        """An initializer of parts that are not made before the file is written."""
 
         def joined() -> ir.TensorProtocol:
+            parts = list(make())
             whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-            return TorchTensor((whole.T if transposed else whole).detach().contiguous(), name=name)
+            whole = (whole.T if transposed else whole).detach().to(self.torch_dtype)
+            return TorchTensor(whole.contiguous(), name=name)
 
-        shape = [sum(part.shape[0] for part in parts), *parts[0].shape[1:]]
+        shape = [sum(shape[0] for shape in shapes), *shapes[0][1:]]
         shape = shape[::-1] if transposed else shape
         return self.tape.initializer(ir.LazyTensor(joined, self.dtype, ir.Shape(shape), name=name), name=name)
 
-    def linear(self, x: ir.Value, name: str, *layers: nn.Linear, bias: bool = True) -> ir.Value:
-        """Several linear layers of one input as one product; without ``bias``, the caller adds it."""
-        y = self.op("MatMul", x, self.weight(f"{name}.weight", *(layer.weight for layer in layers), transposed=True))
-        joined = joined_bias(*layers)
-        return y if joined is None or not bias else self.op("Add", y, self.weight(f"{name}.bias", joined))
+    def number(self, value: float) -> ir.Value:
+        return self.constant(value, self.torch_dtype)
 
-    def norm(
-        self, name: str, module: Any, x: ir.Value, skip: ir.Value | None = None, bias: torch.Tensor | None = None
+    def scaled(self, x: ir.Value, factor: float) -> ir.Value:
+        return x if factor == 1 else self.op("Mul", x, self.number(factor))
+
+    def linear(self, x: ir.Value, name: str, *layers: Linear, bias: bool = True) -> ir.Value:
+        """Several linear layers of one input as one product; without ``bias``, the caller adds it."""
+        shapes = [layer.weight.shape for layer in layers]
+        weight = self.lazy(f"{name}.weight", lambda: (layer.ordered() for layer in layers), shapes, transposed=True)
+        y = self.op("MatMul", x, weight)
+        added = self.bias(name, joined_bias(*layers)) if bias else None
+        return y if added is None else self.op("Add", y, added)
+
+    def bias(self, name: str, bias: torch.Tensor | None) -> ir.Value | None:
+        return None if bias is None else self.weight(f"{name}.bias", bias)
+
+    def norm(self, name: str, norm: Norm, x: ir.Value) -> ir.Value:
+        """``x`` normalised, over its last dimension."""
+        operator = "LayerNormalization" if norm.centred else "SimplifiedLayerNormalization"
+        return self.op(operator, x, *self._parameters(name, norm), axis=-1, epsilon=norm.epsilon)
+
+    def skip_norm(
+        self, name: str, norm: Norm, x: ir.Value, skip: ir.Value, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
-        """``x + skip + bias`` normalised, and that sum: the residual stream goes through the norms."""
-        epsilon = getattr(module, "eps", None) or module.variance_epsilon
-        simplified = "Simplified" if rms(module) else ""
-        parameters = [self.weight(f"{name}.weight", module.weight)]
-        if not simplified:
-            parameters.append(self.weight(f"{name}.bias", module.bias))
-        if skip is None:
-            y = self.op(f"{simplified}LayerNormalization", x, *parameters, axis=-1, epsilon=epsilon)
-            return y, x
+        """``x + skip + bias`` normalised, and that sum."""
+        operator = "SkipLayerNormalization" if norm.centred else "SkipSimplifiedLayerNormalization"
+        parameters = self._parameters(name, norm)
         if bias is not None:
-            parameters.append(self.weight(f"{name}.skip_bias", bias))
-        outputs = self.tape.op_multi_out(
-            f"Skip{simplified}LayerNormalization",
-            [skip, x, *parameters],
-            {"epsilon": epsilon},
-            num_outputs=4,
-            domain="com.microsoft",
+            missing = [None] if norm.centred and len(parameters) == 1 else []
+            parameters += [*missing, bias]
+        y, mean, deviation, total = self.tape.op_multi_out(
+            operator, [skip, x, *parameters], {"epsilon": norm.epsilon}, num_outputs=4, domain="com.microsoft"
         )
-        for unused in outputs[1:3]:
-            unused.name = ""
-        return outputs[0], outputs[3]
+        mean.name = deviation.name = ""  # unused
+        return y, total
+
+    def _parameters(self, name: str, norm: Norm) -> list[ir.Value | None]:
+        parameters: list[ir.Value | None] = [self.lazy(f"{name}.weight", lambda: [norm.scale()], [norm.weight.shape])]
+        return parameters if norm.bias is None else [*parameters, self.weight(f"{name}.bias", norm.bias)]
 
     def activation(self, x: ir.Value, name: str, bias: ir.Value | None = None) -> ir.Value:
         """One of ACTIVATIONS, of ``x + bias``."""
