@@ -1,5 +1,6 @@
 """An export is proved before it is written: a graph that computes something else never gets its name."""
 
+import copy
 import sys
 
 import pytest
@@ -32,14 +33,14 @@ def test_a_mask_that_the_operator_does_not_know_is_refused_and_nothing_written(t
 
 
 def test_a_rotation_the_wrong_way_round_is_found(llama, tmp_path, monkeypatch):
-    from decodeloop.export import fused
+    from decodeloop.export.fused import describe
 
-    tables = fused._rotary_tables
+    tables = describe.rotary_tables
 
     def backwards(*arguments):
-        return {name: -table if name == "sin" else table for name, table in tables(*arguments).items()}
+        return {kind: (cos, -sin) for kind, (cos, sin) in tables(*arguments).items()}
 
-    monkeypatch.setattr(fused, "_rotary_tables", backwards)
+    monkeypatch.setattr(describe, "rotary_tables", backwards)
     with pytest.raises(ValueError, match="computes something else"):
         export_onnx(llama, tmp_path / "model.onnx", exporter="fused")
     report = export_onnx(llama, tmp_path / "model.onnx", exporter="fused", check=False)
@@ -89,3 +90,14 @@ def test_every_way_of_use_keeps_within_a_models_positions(tmp_path):
     uses, _ = ways_of_use(model.config, torch.device("cpu"))
     assert max(sum(use.pieces) for use in uses) <= 16
     assert decodeloop.export_onnx(model, tmp_path / "model.onnx", exporter="fused").checked
+
+
+def test_a_model_whose_own_logits_are_no_numbers_is_named(llama, tmp_path):
+    broken = copy.deepcopy(llama)
+    with torch.no_grad():
+        broken.lm_head.weight[5] = float("nan")
+    with pytest.raises(
+        ValueError, match="LlamaForCausalLM gives logits that are no numbers itself, in float32: one row"
+    ):
+        export_onnx(broken, tmp_path / "model.onnx", exporter="fused")
+    assert list(tmp_path.iterdir()) == []
