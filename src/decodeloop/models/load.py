@@ -117,9 +117,9 @@ def load(
         folder, note = gguf_folder(folder, name, shown=sys.stderr.isatty())
     if source != "bundled":
         check_folder(folder, weights=not random_weights)
-    config, tokenizer = decoder_config(folder, name), _tokenizer(folder, name)
+    config, tokenizer = decoder_config(folder, name), read_tokenizer(folder, name)
     if random_weights:
-        return _random(config, _generation_config(folder, name, config), tokenizer, name, source, device, dtype)
+        return _random(config, read_generation_config(folder, name, config), tokenizer, name, source, device, dtype)
     shown = source != "bundled" and sys.stderr.isatty()
     model: Any = trained_model(folder, name, config, _pick_dtype(dtype, device), shown=shown)
     return LoadedModel(model.to(device).eval(), tokenizer, name, "trained", source, note)
@@ -236,7 +236,14 @@ def _fetch(name: str, random_weights: bool) -> tuple[Path, str]:
         raise OSError(f"{error}{step}") from None
 
 
-def _tokenizer(folder: Path, name: str) -> Any:
+def read_tokenizer(folder: Path, name: str) -> Any:
+    """The tokenizer in a folder, None where there is none; ``name`` is the model's, for an error.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, or needs code of its own.
+    """
     known = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
     if not any((folder / file).exists() for file in known):
         return None
@@ -259,12 +266,19 @@ def _cached_tokenizer(name: str) -> Any:
     """The tokenizer of a hub model whose files are on this machine already, else the bundled one."""
     folder, _ = cached(name, weights=False)
     try:
-        return (folder and _tokenizer(folder, name)) or _tokenizer(BUNDLED, "bundled")
+        return (folder and read_tokenizer(folder, name)) or read_tokenizer(BUNDLED, "bundled")
     except ValueError:
-        return _tokenizer(BUNDLED, "bundled")
+        return read_tokenizer(BUNDLED, "bundled")
 
 
-def _generation_config(folder: Path, name: str, config: PreTrainedConfig) -> GenerationConfig:
+def read_generation_config(folder: Path, name: str, config: PreTrainedConfig) -> GenerationConfig:
+    """What a folder's generation_config.json says, else what its config.json does; ``name`` is for an error.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read.
+    """
     if not (folder / "generation_config.json").exists():
         return GenerationConfig.from_model_config(config)
     try:
