@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 import decodeloop
-from decodeloop.__main__ import Conversation, main
+from decodeloop.__main__ import Conversation, _sampler, main
 
 TEMPLATE = "{% for message in messages %}# {{ message['role'] }}\n{{ message['content'] }}\n{% endfor %}"
 
@@ -59,6 +59,17 @@ def test_sampling_follows_the_seed(folder, monkeypatch, capsys):
         assert talk(monkeypatch, folder, ["# x"], "--temperature", "2", "--seed", seed) == 0
         runs.append(capsys.readouterr().out)
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_the_folders_settings_say_how_tokens_are_drawn(opened):
+    decoder, said = opened[0], opened[0].generation_config
+    assert _sampler(decoder, None, None) is None
+    decoder.generation_config = GenerationConfig(do_sample=True, temperature=0.5, top_p=0.9)
+    drawn = _sampler(decoder, None, 3)
+    assert (drawn.temperature, drawn.top_p, drawn.seed) == (0.5, 0.9, 3)
+    assert _sampler(decoder, 0.7, None).temperature == 0.7
+    assert _sampler(decoder, 0.0, None) is None
+    decoder.generation_config = said
 
 
 def with_template(opened):

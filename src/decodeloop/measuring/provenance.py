@@ -154,7 +154,7 @@ def _models(model: Any) -> Any:
     if not hasattr(model, "weights"):
         return model
     name = Path(model.name).name if Path(model.name).is_absolute() else model.name
-    return f"{name} ({model.weights} {model.note or 'weights'})"
+    return f"{name} ({model.weights} {getattr(model, 'note', '') or 'weights'})"
 
 
 def _number(label: str, value: Any) -> float:

@@ -225,7 +225,7 @@ def _fetch(name: str, random_weights: bool) -> tuple[Path, str]:
         file, step = packaged(name)
         if file is not None:
             if not constants.HF_HUB_OFFLINE:
-                why = str(error).partition(". ")[0]
+                why = str(error).partition(". ")[0].removeprefix("cannot load ")
                 warnings.warn(f"{why}. The weights of the installed {file.parent.name} are used.", stacklevel=3)
             return file, "package"
         if random_weights:
