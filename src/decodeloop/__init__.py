@@ -13,6 +13,7 @@ from decodeloop.engines.torch_static import TorchDecoder
 from decodeloop.export.quantize import quantize_onnx
 from decodeloop.export.traced import export_inputs
 from decodeloop.export.write import ExportReport
+from decodeloop.folder import open_folder, save_folder
 from decodeloop.measuring.agreement import verify
 from decodeloop.measuring.bandwidth import memory_bandwidth
 from decodeloop.measuring.describe import string_type
@@ -59,12 +60,14 @@ __all__ = [
     "measure_all",
     "memory_bandwidth",
     "onnx_generate",
+    "open_folder",
     "perplexity",
     "prefill_and_decode",
     "prefill_and_decode_all",
     "provenance",
     "quantize_onnx",
     "roofline",
+    "save_folder",
     "stream",
     "string_diff",
     "string_type",

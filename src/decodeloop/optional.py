@@ -20,3 +20,21 @@ def load_onnxruntime() -> ModuleType:
             "onnxruntime is not installed: pip install 'decodeloop[cpu]', or 'decodeloop[cuda]' for an NVIDIA GPU."
         ) from error
     return onnxruntime
+
+
+def load_gguf() -> ModuleType:
+    """The module gguf, once accelerate is there too: transformers asks for both to read a GGUF file.
+
+    Raises
+    ------
+    ImportError
+        If one is not installed: which extra to install.
+    """
+    try:
+        import accelerate  # noqa: F401
+        import gguf
+    except ImportError as error:
+        raise ImportError(
+            f"{error.name} is not installed, which reading a GGUF file takes: pip install 'decodeloop[gguf]'."
+        ) from error
+    return gguf

@@ -15,7 +15,7 @@ import pytest
 from decodeloop.export import save
 from decodeloop.export.file import read_graph
 from decodeloop.export.save import save_graph
-from decodeloop.export.scratch import PREFIX
+from decodeloop.scratch import PREFIX
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="stops processes of its own")
 NOT_REACHED, SAVED, FAILED = 10, 11, 12

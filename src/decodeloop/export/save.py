@@ -27,7 +27,7 @@ import onnx_ir
 
 from decodeloop.export.checksums import CHECKSUMS, checksum, seal
 from decodeloop.export.file import tensors
-from decodeloop.export.scratch import abandoned, locked, scratch_folder
+from decodeloop.scratch import abandoned, locked, scratch_folder
 
 #: How long weights stay that were replaced, in seconds: far longer than it takes to open a graph.
 GRACE = 60.0

@@ -115,7 +115,7 @@ def write_onnx(
     graph = fused_decoder(described, model.dtype, last_only) if described else _traced(model, name, last_only)
     graph.metadata_props[METADATA] = _metadata(model, name)
     weights, checked = save_graph(graph, path, prove)
-    return _report(path, weights, name, "fused" if described else "traced", time.perf_counter() - started, checked)
+    return make_report(path, weights, name, "fused" if described else "traced", time.perf_counter() - started, checked)
 
 
 def _traced(model: PreTrainedModel, exporter: str, last_only: bool) -> onnx_ir.Model:
@@ -206,7 +206,8 @@ def _metadata(model: PreTrainedModel, exporter: str) -> str:
     )
 
 
-def _report(path: Path, weights: Path, exporter: str, graph: str, seconds: float, checked: Any) -> ExportReport:
+def make_report(path: Path, weights: Path, exporter: str, graph: str, seconds: float, checked: Any) -> ExportReport:
+    """What stands in a graph's file, and what is told of how it was made."""
     proto = onnx.load(path, load_external_data=False)
     inputs = _shapes(proto.graph.input)
     return ExportReport(

@@ -153,7 +153,8 @@ def _models(model: Any) -> Any:
         return [_models(each) for each in model]
     if not hasattr(model, "weights"):
         return model
-    return f"{Path(model.name).name if Path(model.name).is_absolute() else model.name} ({model.weights} weights)"
+    name = Path(model.name).name if Path(model.name).is_absolute() else model.name
+    return f"{name} ({model.weights} {getattr(model, 'note', '') or 'weights'})"
 
 
 def _number(label: str, value: Any) -> float:

