@@ -131,7 +131,7 @@ def example_inputs(model: PreTrainedModel, one_by_one: bool) -> tuple[dict[str, 
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary, (batch, past + new), generator=generator).to(model.device)
     name, accepts = cache_argument(model), inspect.signature(model.forward).parameters
-    with torch.no_grad():
+    with exportable(model):  # other ways may have to be compiled first, as flex attention has
         try:
             kept = getattr(model(input_ids=ids[:, :past], use_cache=True, **{name: cache}), name, None)
         except Exception as error:
@@ -223,6 +223,13 @@ class RealViews(TorchFunctionMode):
 
 
 @contextmanager
+def rewritten(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block, what an exporter cannot follow is put in a way that it can."""
+    with RealViews(), Rewrites(), looped(model):
+        yield
+
+
+@contextmanager
 def exportable(model: PreTrainedModel) -> Iterator[None]:
     """Within the block, the model computes in ways that an exporter can follow; after it, it is as it was."""
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
@@ -236,7 +243,7 @@ def exportable(model: PreTrainedModel) -> Iterator[None]:
                 setattr(config, name, EXPERTS)
             elif value not in (None, *ATTENTION):
                 setattr(config, name, "sdpa" if model._supports_sdpa else "eager")
-        with torch.no_grad(), RealViews(), Rewrites(), looped(model):
+        with torch.no_grad():
             yield
     finally:
         for config, name, value in before:

@@ -33,6 +33,7 @@ from decodeloop.export.traced import (
     check_trace,
     example_inputs,
     exportable,
+    rewritten,
 )
 from decodeloop.export.traced_gqa import GqaDecoder, gqa_attentions, gqa_inputs
 from decodeloop.models.load import get_weight_type
@@ -151,7 +152,7 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool, one_by_one: b
         inputs["position_ids"] = dynamic_shapes["position_ids"] = None
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
     message = f"Tracing {type(model).__name__}: a second or two for each layer ..."
-    with sign_of_life(message), _quiet(), exportable(model), attentions, lean_exporter():
+    with sign_of_life(message), _quiet(), exportable(model), attentions, rewritten(model), lean_exporter():
         try:
             program: Any = torch.onnx.export(  # annotated as None too, which it is without dynamo
                 decoder,
