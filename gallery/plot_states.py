@@ -14,8 +14,8 @@ Setup
 =====
 
 Three models of about the same number of weights, which are random: no trained one is small enough to come along, and
-time and memory depend on the shapes alone. *Attention* is a Llama. *State* is a Mamba, of twice as many layers, since
-one of them has half the weights. *Both* is a Qwen 3.5, in which three layers of four keep a state.
+time and memory depend on the shapes alone. *Attention* is a Llama. *State* is a Mamba, of twice as many
+layers, since one of them has half the weights. *Both* is a Qwen 3.5, in which three layers of four keep a state.
 """
 
 import copy
@@ -29,9 +29,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import decodeloop
 
 FAST = decodeloop.unit_test_going()  # fewer and shorter runs, the same code
-gpu = torch.cuda.is_available()
-h, layers = (64, 4) if FAST else (1024, 16) if gpu else (256, 8)
-device, dtype = ("cuda", torch.float16) if gpu else ("cpu", torch.float32)
+device = "cuda" if torch.cuda.is_available() else "cpu"
+h, layers = (64, 4) if FAST else (256, 8) if device == "cpu" else (1024, 16)
 
 attends = {"num_hidden_layers": layers, "num_attention_heads": 4}
 attends |= {"intermediate_size": h * 8 // 3, "max_position_embeddings": 2**16}
@@ -47,7 +46,7 @@ models = {}
 for name, (kind, options) in shapes.items():
     config = AutoConfig.for_model(kind, vocab_size=3072, hidden_size=h, **options)
     m = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    models[name] = m.to(device, dtype).eval()
+    models[name] = m.to(device).eval()
     print(f"{name}: {sum(p.numel() for p in m.parameters()) / 1e6:.1f} M weights")
 
 # %%
@@ -108,11 +107,10 @@ def decode(model, text, count):
 
 
 text = torch.randint(3, 3072, (1, 200), device=device)
-stop = {"eos_token_id": None}
+options = {"max_new_tokens": 8, "eos_token_id": None}
 for name, model in models.items():
     written, cache = decode(model, text, 8)
-    ours = decodeloop.generate(model, text, max_new_tokens=8, **stop)
-    assert torch.equal(written, ours)
+    assert torch.equal(written, decodeloop.generate(model, text, **options))
     kept = decodeloop.cache_to_tensors(cache)
     print(name, *(list(kept[index].shape) for index in (0, 1, -2, -1)))
 
@@ -122,11 +120,10 @@ for name, model in models.items():
 # memory can be counted without reading that much text.
 
 lengths = [64, 256, 1024] if FAST else [64, 256, 1024, 4096, 16384]
-where = {"dtype": dtype, "device": device}
 
 
 def empty(model, n):
-    return decodeloop.empty_tensors(model.config, length=n, **where)
+    return decodeloop.empty_tensors(model.config, length=n, device=device)
 
 
 memory = pandas.DataFrame(index=pandas.Index(lengths, name="tokens so far"))
@@ -134,7 +131,6 @@ for name, model in models.items():
     memory[name] = [sum(t.nbytes for t in empty(model, n)) for n in lengths]
 memory /= 2**20
 assert memory["state"].nunique() == 1
-assert memory["both"].iloc[-1] < memory["attention"].iloc[-1]
 memory.round(2)  # MiB
 
 # %%
@@ -143,38 +139,36 @@ memory.round(2)  # MiB
 #
 # How long does a step take when the text is already long? Each model goes on from a cache of that length, filled with
 # zeros: the time does not depend on what it holds. :class:`decodeloop.TorchDecoder` runs the steps, since its buffers
-# stay where they are. The *limit* is the time to read the weights and the cache once, and to write the states.
+# stay where they are. The *limit* is the time to read weights and cache once, and to write the states.
 
 
 def run_from(model, n):
     past = decodeloop.tensors_to_cache(empty(model, n), model.config, length=n)
     text = torch.ones(1, n + 1, dtype=torch.int64, device=device)
     go_on = decodeloop.TorchDecoder(model).generate
-    return lambda k: go_on(text, past_key_values=past, max_new_tokens=k, **stop)
+    return lambda k: go_on(
+        text, past_key_values=past, max_new_tokens=k, eos_token_id=None
+    )
 
 
 cases = {(name, n): run_from(models[name], n) for name in models for n in lengths}
 timings = decodeloop.prefill_and_decode_all(cases, 4 if FAST else 16)
 ms = pandas.Series({case: 1000 * t.decode.median for case, t in timings.items()})
-table = ms.unstack(0).rename_axis(index="tokens so far")
+table = ms.unstack(0)
 limit = table.copy()
 for a, n in cases:
-    limit.loc[n, a] = (
-        1000 * decodeloop.roofline(models[a], device, length=n).seconds
-    )
+    least = decodeloop.roofline(models[a], device, length=n)
+    limit.loc[n, a] = 1000 * least.seconds
 
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.3))
-look = {"loglog": True, "xticks": lengths, "color": ["C0", "C1", "C2"]}
-memory.plot(ax=axes[0], title="What is kept", ylabel="MiB", marker="o", **look)
-table.plot(
-    ax=axes[1], title="A step, and its limit", ylabel="ms", marker="o", **look
-)
-limit.plot(ax=axes[1], style=":", legend=False, **look)
-for ax in axes:
-    ax.set_xticks(lengths, lengths)
-    ax.xaxis.minorticks_off()
+look = {"loglog": True, "color": ["C0", "C1", "C2"]}
+memory.plot(ax=axes[0], title="What is kept", ylabel="MiB", style="o-", **look)
+table.plot(ax=axes[1], title="A step", ylabel="ms", style="o-", **look)
+limit.plot(ax=axes[1], style=":", **look)
+axes[0].set_xlabel("tokens so far")
+axes[1].set_xlabel("tokens so far")
 axes[1].legend(axes[1].lines[2:4], ["measured", "limit"])
-table.round(2)  # ms per token
+table.rename_axis(index="tokens so far").round(2)  # ms per token
 
 # %%
 # No way back
@@ -185,14 +179,15 @@ table.round(2)  # ms per token
 # (:ref:`l-plot-streaming-and-lookup`) does as well. The way out is a copy, made before. It costs the bytes of the
 # state, whatever the length of the text.
 
-saved = decode(models["state"], text[:, :100], 1)[1]
+model = models["state"]
+saved = decode(model, text[:, :100], 1)[1]
 try:
     decodeloop.crop_cache(cache, 100)
 except ValueError as error:
     print(error)
 ways = {
     "a copy of the state": lambda: copy.deepcopy(saved),
-    "reading 100 tokens again": lambda: decode(models["state"], text[:, :100], 1),
+    "reading again": lambda: decode(model, text[:, :100], 1),
 }
 for way, timing in decodeloop.measure_all(ways).items():
     print(f"{way}: {timing}")
@@ -205,17 +200,14 @@ for way, timing in decodeloop.measure_all(ways).items():
 # past the padding; a state must be told while it reads, since what has been added stays. With the mask, a padded row
 # writes what it writes alone. Without it, the padding is part of the text.
 
-ids, mask = text[0, :12].repeat(2, 1), torch.ones(2, 12, dtype=torch.int64)
+ids = text[0, :12].repeat(2, 1)
+mask = torch.ones_like(ids)
 ids[1, :6] = mask[1, :6] = 0
 for name, model in models.items():
-    alone = decodeloop.generate(model, ids[1:, 6:], max_new_tokens=8, **stop)
-    for way in ("with the mask", "without"):
-        given = {"attention_mask": mask} if way == "with the mask" else {}
-        row = decodeloop.generate(model, ids, max_new_tokens=8, **given, **stop)[
-            1
-        ]
-        same = int((row[12:] == alone[0, 6:]).sum())
-        print(f"{name}, {way}: {same} of 8 tokens as alone")
+    alone = decodeloop.generate(model, ids[1:, 6:], **options)[0, 6:]
+    for way, given in {"with the mask": mask, "without": None}.items():
+        row = decodeloop.generate(model, ids, attention_mask=given, **options)[1]
+        print(f"{name}, {way}: {int((row[12:] == alone).sum())} of 8 as alone")
 
 # %%
 # To ONNX
@@ -229,13 +221,12 @@ for name, model in models.items():
 model, folder = models["both"], tempfile.TemporaryDirectory()
 report = decodeloop.export_onnx(model, f"{folder.name}/model.onnx")
 with decodeloop.OnnxDecoder(report.path) as decoder:
-    padded = {"attention_mask": mask, "max_new_tokens": 8}
+    padded = options | {"attention_mask": mask}
     assert decodeloop.verify(model, decoder, ids, **padded).agrees
 folder.cleanup()
 print(*list(report.inputs)[:5], "...")
-print(
-    f"prefill {report.prefill}, {report.operators['Scan']} loops; {report.checked}"
-)
+print(f"prefill {report.prefill}, {report.operators['Scan']} loops")
+print(report.checked)
 
 # %%
 # Which should I use?
@@ -249,11 +240,11 @@ print(
 n, m = lengths[0], lengths[-1]
 for name in models:
     growth = table[name][m] / table[name][n]
-    saving = memory["attention"][m] / memory[name][m]
+    share = memory[name][m] / memory["attention"][m]
     print(
-        f"{name}: {m // n} times the text, {growth:.1f} times the time of a step;"
+        f"{name}: a step takes {growth:.1f} times as long at {m} tokens as at {n};"
     )
-    print(f"  at {m} tokens 1/{saving:.0f} of the memory that attention takes")
+    print(f"  there it keeps {100 * share:.1f} % of what attention does")
     assert FAST or growth <= table["attention"][m] / table["attention"][n]
 
 # %%
@@ -264,4 +255,4 @@ figures = {}
 for a in models:
     figures |= {f"{a}: step at {k} tokens (ms)": table[a][k] for k in (n, m)}
     figures[f"{a}: limit at {m} tokens (ms)"] = limit[a][m]
-decodeloop.provenance(dtype=dtype, figures=figures)
+decodeloop.provenance(dtype=torch.float32, figures=figures)
