@@ -115,7 +115,8 @@ def test_the_model_is_left_as_it_was(fails, tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             export_onnx(model, tmp_path / "model.onnx")
     else:
-        decoder = OnnxDecoder(export_onnx(model, tmp_path / "model.onnx").path, device="cpu")
+        # unchecked: PyTorch's compiler, which flex attention asks for, is lost in a folder whose name has a space
+        decoder = OnnxDecoder(export_onnx(model, tmp_path / "model.onnx", check=False).path, device="cpu")
     assert model.config._attn_implementation == "flex_attention"
     assert model.config._experts_implementation == experts
     assert [module.training for module in model.modules()] == modes
