@@ -74,7 +74,7 @@ def constants(path):
     return {t.name: numpy_helper.to_array(t) for t in tensors}
 
 
-name = "layers.0.qkv_fc1.weight"
+name = "layers.0.qkv_up.weight"
 matrix = constants(path)[name]
 numbers, scales = round_to_blocks(matrix, bits=4, block=32)
 rounded = (numbers * scales).reshape(matrix.T.shape).T
