@@ -232,10 +232,11 @@ print(report.checked)
 # Which should I use?
 # ===================
 #
-# For short texts it hardly matters which of them a model is: its weights decide. For long texts, and for many rows, of
-# which each has a cache of its own, a state saves memory and time, and these lines say how much here. Where tokens have
-# to be taken back, keep copies at the points to return to. A state cannot look up what it let fade, which is why most
-# such models keep attention in a few layers.
+# For short texts a step of all three reads about the same, and the number of its operators decides: without kernels of
+# its own, a recurrent layer has more of them than attention. For long texts, and for many rows, of which each has a
+# cache of its own, a state saves memory, and in the end time, and these lines say how much here. Where tokens have to
+# be taken back, keep copies at the points to return to. A state cannot look up what it let fade, which is why most such
+# models keep attention in a few layers.
 
 n, m = lengths[0], lengths[-1]
 for name in models:
