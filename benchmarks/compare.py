@@ -13,25 +13,9 @@ import sys
 from pathlib import Path
 
 from as_table import spread
-from measurements import LIMIT, MeasurementError, change, identity, named, read
+from measurements import LIMIT, MeasurementError, change, identity, named, read, refuse_other_machines
 
-#: What must be the same for numbers to be compared, in a file and in its provenance.
-SAME, MACHINE = ("benchmark", "settings"), ("device", "cpu", "cores", "threads", "mode")
 VERSIONS = ("torch", "transformers", "onnxruntime", "python", "driver", "commit")
-
-
-def refuse_other_machines(old: dict, new: dict) -> None:
-    """Numbers of two machines, or of two settings, do not tell what a change of the code did.
-
-    Raises
-    ------
-    MeasurementError
-    """
-    pairs = {key: (old[key], new[key]) for key in SAME}
-    pairs |= {key: (old["provenance"].get(key), new["provenance"].get(key)) for key in MACHINE}
-    for key, (before, now) in pairs.items():
-        if before != now:
-            raise MeasurementError(f"{key} was {before} and is {now}: compare runs of one benchmark on one machine.")
 
 
 def differences(old: dict, new: dict) -> dict[str, list[str]]:

@@ -4,6 +4,8 @@
     python benchmarks/context_and_batch.py --quick               # fewer and smaller sizes: two minutes on a CPU
     python benchmarks/context_and_batch.py --engines generate "torch compiled" --batches 1 16 --contexts --output b.json
 
+    python benchmarks/context_and_batch.py --engines "torch compiled" --contexts --output b.json --add       # and more
+
 Batches share a short prompt's length, contexts are one row each. Engines run one after the other, each alone in memory,
 and one that fails is a row that says why. README.md beside this file says how to read the verdicts.
 """
@@ -20,7 +22,21 @@ import torch
 from as_table import printed
 from decode_speed import agreement, build
 from loops import LOOPS, Skipped, exports
-from measurements import BASE, LIMIT, NEXT, add_output_options, failed, row, timed, write
+from measurements import (
+    BASE,
+    LIMIT,
+    NEXT,
+    MeasurementError,
+    add_output_options,
+    failed,
+    joined,
+    read,
+    refuse_other_machines,
+    row,
+    targets,
+    timed,
+    write,
+)
 from verdicts import verdicts
 
 import decodeloop
@@ -143,6 +159,18 @@ def limits(model, sizes: Sizes, place: dict) -> list[dict]:
     return rows
 
 
+def earlier(options: argparse.Namespace, settings: dict) -> list[dict]:
+    """The rows that this run adds to: those of the same machine, settings and commit that are there already."""
+    paths = [path for path in targets(options) if path.exists()] if options.add else []
+    if not paths:
+        return []
+    old, facts = read(paths[0]), decodeloop.provenance()
+    refuse_other_machines(old, {"benchmark": options.benchmark, "settings": settings, "provenance": facts})
+    if old["provenance"]["commit"] != facts["commit"]:
+        raise MeasurementError(f"{paths[0]} is of commit {old['provenance']['commit']}: leave --add out to begin anew.")
+    return old["rows"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     on_gpu = torch.cuda.is_available()
@@ -158,12 +186,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few and small sizes")
     parser.add_argument("--folder", type=Path, help="keep the exported graphs here, for the next run of this model")
     add_output_options(parser, "context_and_batch")
+    parser.add_argument("--add", action="store_true", help="add the rows to those that the file has")
     options = parser.parse_args()
 
     asked = {name: getattr(options, name) for name in ("batches", "contexts", "new_tokens", "repeats")}
     sizes = Sizes(**vars(QUICK if options.quick else full) | {k: v for k, v in asked.items() if v is not None})
     if sizes.new_tokens < 2 or sizes.repeats < 1 or not points(sizes):
         parser.error("expected --new-tokens of 2 or more, --repeats of 1 or more, and a size to measure.")
+    settings = {"new_tokens": sizes.new_tokens}
+    try:
+        before = earlier(options, settings)
+    except MeasurementError as error:
+        parser.error(str(error))
     model, weights = build(options.model, "cuda" if on_gpu else "cpu", options.dtype)
     place = {"model": options.model, "dtype": str(model.dtype).removeprefix("torch.")}
     print(f"{options.model} ({weights} weights), {model.dtype}, on {model.device}; {decodeloop.roofline(model)}")
@@ -172,10 +206,9 @@ def main() -> None:
         for name in sorted(dict.fromkeys(options.engines), key=lambda each: each != BASE):  # its tokens are compared
             rows += sweep(model, name, folder, sizes, place, expected)
             free()
-            judged = verdicts(rows)
-            settings = {"new_tokens": sizes.new_tokens}
-            write(options, rows, [f"{options.model} ({weights} weights)"], settings, judged)
-    print(printed(rows))
+            judged = verdicts(joined(before, rows))
+            write(options, joined(before, rows), [f"{options.model} ({weights} weights)"], settings, judged)
+    print(printed(joined(before, rows)))
     print(*(f"{'holds' if each['holds'] else 'does not hold'}: {each['text']}" for each in judged), sep="\n")
 
 

@@ -157,7 +157,7 @@ def _generate(model, **options) -> Run:
     options |= {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
     def run(ids: torch.Tensor, k: int, on_token: Callable | None = None) -> torch.Tensor:
-        def told(tokens: torch.Tensor, scores) -> torch.Tensor:  # asked after each step whether a row ends
+        def told(tokens: torch.Tensor, scores, **_) -> torch.Tensor:  # asked after each step whether a row ends
             on_token(tokens)
             return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 

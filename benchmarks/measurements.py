@@ -23,6 +23,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PLACE = ("model", "dtype", "batch", "context", "engine")
 NUMBERS = ("median", "min", "max")
+MACHINE = ("device", "cpu", "cores", "threads", "mode")  # in the provenance: what makes it another machine
 LIMIT, BASE = "limit", "generate"
 NEXT, FIRST = "next token", "first token"
 
@@ -98,25 +99,31 @@ def add_output_options(parser: argparse.ArgumentParser, benchmark: str) -> None:
     parser.add_argument("--record", metavar="NAME", help="write them to benchmarks/results/<this machine>/NAME.json")
 
 
+def targets(options: argparse.Namespace) -> list[Path]:
+    """Where the options of :func:`add_output_options` say that a run is written; nowhere without them."""
+    import decodeloop  # not needed to read or compare
+
+    recorded = RESULTS / machine(decodeloop.provenance()) / f"{options.record}.json" if options.record else None
+    return [path for path in (options.output, recorded) if path is not None]
+
+
 def write(
     options: argparse.Namespace, rows: list[dict], models: list[str], settings: dict, verdicts: Iterable[dict] = ()
 ) -> None:
-    """Write a run to where the options of :func:`add_output_options` say, if they do."""
-    if options.output is None and options.record is None:
-        return
-    import decodeloop  # not needed to read or compare
+    """Write a run to its :func:`targets`."""
+    import decodeloop
 
     facts = dict(decodeloop.provenance(model=models))
     content = {"benchmark": options.benchmark, "settings": settings, "provenance": facts, "rows": rows}
     content |= {"verdicts": list(verdicts)} if verdicts else {}
     check(content, "this run")
-    recorded = options.record and RESULTS / machine(facts) / f"{options.record}.json"
-    for path in filter(None, (options.output, recorded)):
+    lines = {key: value for key, value in content.items() if key != "rows"}
+    text = json.dumps(lines, indent=1)[:-2] + ',\n "rows": [\n  '  # one line for each row: short, and easy to compare
+    text += ",\n  ".join(map(json.dumps, rows)) + "\n ]\n}\n"
+    for path in targets(options):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        lines = {key: value for key, value in content.items() if key != "rows"}
-        text = json.dumps(lines, indent=1)[:-2] + ',\n "rows": [\n  '  # one line for each row: short, and easy to diff
-        temporary.write_text(text + ",\n  ".join(map(json.dumps, rows)) + "\n ]\n}\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
 
 
@@ -163,6 +170,28 @@ def check(content: Any, name: str) -> None:
         if identity(each) in seen:
             raise MeasurementError(f"{where} is there twice: {named(each)}.")
         seen.add(identity(each))
+
+
+def refuse_other_machines(old: dict, new: dict) -> None:
+    """Numbers of two machines, or of two settings, are not of one table, nor to be compared.
+
+    Raises
+    ------
+    MeasurementError
+    """
+    pairs = {key: (old[key], new[key]) for key in ("benchmark", "settings")}
+    pairs |= {key: (old["provenance"].get(key), new["provenance"].get(key)) for key in MACHINE}
+    for key, (before, now) in pairs.items():
+        if before != now:
+            raise MeasurementError(f"{key} was {before} and is {now}: expected runs of one benchmark on one machine.")
+
+
+def joined(old: list[dict], new: list[dict]) -> list[dict]:
+    """The rows of both runs; where an engine was measured again, or had failed to open, those of the new one."""
+    again = {identity(each) for each in new}
+    engines = {each["engine"] for each in new}
+    stand = [each for each in old if each["batch"] is not None or each["engine"] not in engines]
+    return [each for each in stand if identity(each) not in again] + new
 
 
 def identity(each: dict) -> tuple:

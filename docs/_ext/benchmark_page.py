@@ -55,7 +55,7 @@ def _run(machine: str, name: str, content: dict, source: Path) -> str:
     versions += f", {facts['onnxruntime_package']} {facts['onnxruntime']}" if facts.get("onnxruntime") else ""
     chosen = "".join(f", {label.replace('_', ' ')}: {value}" for label, value in settings.items())
     text += f"``benchmarks/{content['benchmark']}.py``{chosen}. Measured on {facts['date'][:10]} at commit "
-    text += f"{facts['commit']} with {versions}.\n\n"
+    text += f"{facts['commit'] or 'unknown'} with {versions}.\n\n"
     for each in content.get("verdicts", []):
         text += f"- {'Holds' if each['holds'] else '**Does not hold**'}: {each['claim']}. {each['text']}.\n"
     text += "\n" if content.get("verdicts") else ""

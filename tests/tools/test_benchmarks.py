@@ -138,7 +138,7 @@ def test_a_limit_is_the_machines_and_a_single_run_has_no_spread(compared):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (run_of(step(1, 2), cpu="D"), "cpu was C and is D: compare runs of one benchmark on one machine"),
+        (run_of(step(1, 2), cpu="D"), "cpu was C and is D: expected runs of one benchmark on one machine"),
         (run_of(step(1, 2), threads=1), "threads was 2 and is 1"),
         (run_of(step(1, 2)) | {"settings": {"new_tokens": 9}}, "settings was"),
         (run_of(step(1, 2)) | {"benchmark": "waterfall"}, "benchmark was speed and is waterfall"),
@@ -236,6 +236,26 @@ def test_an_engine_that_fails_is_a_row_and_the_rest_goes_on(monkeypatch, tmp_pat
     }
     same = [each["median"] for each in rows if each["metric"] == "same tokens"]
     assert same == [3.0] * 5
+
+
+def test_a_run_can_be_added_to_one_of_the_same_machine_and_settings(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = ["--model", "bundled", "--repeats", 1, "--output", tmp_path / "run.json", "--add"]
+
+    def engines(*given) -> dict[str, list[tuple[int, int]]]:
+        arguments(monkeypatch, *options, *given)
+        context_and_batch.main()
+        rows = [each for each in measurements.read(tmp_path / "run.json")["rows"] if each["metric"] == NEXT]
+        names = dict.fromkeys(each["engine"] for each in rows)
+        return {name: [(e["batch"], e["context"]) for e in rows if e["engine"] == name] for name in names}
+
+    short = ["--new-tokens", 2, "--batches", 1]
+    assert engines(*short, "--contexts", "--engines", "generate") == {LIMIT: [(1, 32)], "generate": [(1, 32)]}
+    both = {"generate": [(1, 32)], LIMIT: [(1, 32), (1, 48)], "torch": [(1, 32), (1, 48)]}
+    assert engines(*short, "--contexts", 48, "--engines", "torch") == both
+    with pytest.raises(SystemExit):
+        engines("--new-tokens", 3, "--batches", 1, "--contexts", "--engines", "torch")
+    assert "settings was {'new_tokens': 2} and is {'new_tokens': 3}" in capsys.readouterr().err
 
 
 def test_decode_speed_writes_its_rows_where_it_is_told(monkeypatch, tmp_path):
