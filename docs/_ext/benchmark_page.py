@@ -14,8 +14,8 @@ Benchmarks
 
 The loops of this package beside those of other programs, on the machines where ``benchmarks/`` was run. Every number
 comes from the file of that run in ``benchmarks/results``; what the columns mean, and how to run it elsewhere, is in
-``benchmarks/README.md``. Ratios hold within a run. Weights are random unless the model's name says otherwise: speed
-depends on the shape alone.
+``benchmarks/README.md``. Ratios hold within a run. Speed depends on a model's shape, so random weights will do; the
+tokens that they write have no meaning, and often two that are nearly as good.
 
 """
 FIGURE = """\
@@ -54,6 +54,8 @@ def _run(machine: str, name: str, content: dict, source: Path) -> str:
     versions = f"torch {facts['torch']}, transformers {facts['transformers']}"
     versions += f", {facts['onnxruntime_package']} {facts['onnxruntime']}" if facts.get("onnxruntime") else ""
     chosen = "".join(f", {label.replace('_', ' ')}: {value}" for label, value in settings.items())
+    models = facts.get("model") or []
+    chosen += "".join(f", {model}" for model in ([models] if isinstance(models, str) else models))
     text += f"``benchmarks/{content['benchmark']}.py``{chosen}. Measured on {facts['date'][:10]} at commit "
     text += f"{facts['commit'] or 'unknown'} with {versions}.\n\n"
     for each in content.get("verdicts", []):
