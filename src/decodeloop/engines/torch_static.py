@@ -118,14 +118,14 @@ class TorchDecoder(TorchEngine):
         self.length += new
         if new == 1 and seen:
             return self.step.run(tokens)
-        # layers with a state have to know which tokens are padding; attention is told which positions it may see
-        mask = self.prompt.mask(self.length) if self._keeps_states else self._mask(new)
+        # where a text begins, which tokens are padding says it all; later, which of the buffers' positions may be seen
+        mask = self._mask(new) if seen else self.prompt.mask(self.length)
         inputs: dict[str, Any] = {"attention_mask": mask}
         if self._accepts_positions:
             inputs["position_ids"] = self.prompt.positions(self.length, new)
         if self._keeps and not all_logits:
             inputs["logits_to_keep"] = 1
-        with self.step.writing_at(torch.arange(seen, self.length, device=self.device)) as cache:
+        with self.step.writing_at(seen, new) as cache:
             logits = self.model(input_ids=tokens, use_cache=True, **{self.cache_argument: cache}, **inputs).logits
         self.step.set_length(self.prompt, self.length)
         return logits
