@@ -9,7 +9,9 @@ from transformers import PreTrainedModel
 
 from decodeloop.engines.kernels.merged_linear import with_merged_linears
 
-OVERLAP = "triton.enable_pdl"  # inductor's option: its own kernels start while those before them end
+#: Inductor's options, which older versions may lack. What a step does to queries, to keys and to values, each on its
+#: own, becomes one kernel.
+COMBINED, OVERLAP = "combo_kernels", "triton.enable_pdl"
 
 
 def compiled(model: PreTrainedModel) -> Any:
@@ -29,7 +31,6 @@ def options(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     from decodeloop.engines.kernels.fusion import Fusion
     from decodeloop.engines.kernels.overlap import overlaps
 
-    chosen: dict[str, Any] = {"post_grad_custom_pre_pass": Fusion(dtype)}
-    if overlaps(device) and OVERLAP in torch._inductor.list_options():
-        chosen[OVERLAP] = True
-    return chosen
+    known = torch._inductor.list_options()
+    wanted = {COMBINED: True, OVERLAP: overlaps(device)}
+    return {"post_grad_custom_pre_pass": Fusion(dtype), **{name: wanted[name] for name in wanted if name in known}}
