@@ -286,18 +286,11 @@ add_merged("merged", functional.linear)
 if on_gpu:
     import triton
     import triton.language as tl
+    from triton.language import constexpr
 
     @triton.jit
     def kernel(
-        x,
-        w,
-        b,
-        y,
-        rows,
-        columns,
-        BIAS: tl.constexpr,
-        H: tl.constexpr,
-        W: tl.constexpr,
+        x, w, b, y, rows, columns, BIAS: constexpr, H: constexpr, W: constexpr
     ):
         row = tl.program_id(0) * H + tl.arange(0, H)
         total = tl.zeros((H, W), tl.float32)
