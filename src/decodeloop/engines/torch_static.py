@@ -24,6 +24,7 @@ from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.cuda_graph import Capture
 from decodeloop.engines.kernels.merged_linear import with_merged_linears
 from decodeloop.engines.static_step import PLACED, StaticStep
+from decodeloop.engines.step_masks import attention_kinds, takes_masks
 from decodeloop.engines.torch_loop import TorchEngine
 from decodeloop.models.load import LoadedModel
 from decodeloop.models.rope import check_rope_length
@@ -38,8 +39,8 @@ class TorchDecoder(TorchEngine):
     Parameters
     ----------
     model : transformers PreTrainedModel, or LoadedModel
-        A decoder whose attention layers all attend to all earlier positions; others may keep a convolution or
-        recurrent state.
+        A decoder whose attention layers see all earlier positions, a sliding window of them or a chunk; others may
+        keep a convolution or recurrent state.
     capacity : int, optional
         Positions that the buffers hold at first; they grow when a generation needs more. At least the prompt's length.
     cuda_graph : bool or "auto"
@@ -67,12 +68,7 @@ class TorchDecoder(TorchEngine):
         compile = check_choice("compile", compile, True, False)
         super().__init__(model)
         model = self.model
-        layers = StaticCache(config=self.config, max_cache_len=1).layers
-        other = next((type(layer).__name__ for layer in layers if type(layer) not in PLACED), None)
-        local = "local" in (getattr(self.config, "attention_layers", None) or ())  # GPT-Neo: masked by the layers
-        attends = self.cache_argument == "past_key_values"
-        if other or local or (attends and not self._accepts_positions):
-            reason = f"keeps a {other}" if other else "has local attention" if local else "takes no position ids"
+        if reason := self._reason_against():
             raise ValueError(
                 f"{type(model).__name__} {reason}, and a step that is the same from token to token cannot have that: "
                 "use decodeloop.generate(model, ...)."
@@ -97,7 +93,7 @@ class TorchDecoder(TorchEngine):
         self.generation += 1
         self.prompt, self.length = prompt, 0
         batch, length = prompt.input_ids.shape
-        tensors, seen = ([], 0) if past is None else past_tensors(past, self.config, batch, length)
+        tensors, seen = ([], 0) if past is None else past_tensors(past, self.config, batch, length, forgetful=True)
         self.step = self.steps.start(self._new_step, batch, length, capacity)
         self.step.clear()
         if tensors:
@@ -118,9 +114,7 @@ class TorchDecoder(TorchEngine):
         self.length += new
         if new == 1 and seen:
             return self.step.run(tokens)
-        # layers with a state have to know which tokens are padding; attention is told which positions it may see
-        mask = self.prompt.mask(self.length) if self._keeps_states else self._mask(new)
-        inputs: dict[str, Any] = {"attention_mask": mask}
+        inputs: dict[str, Any] = {"attention_mask": self.prompt.mask(self.length)}
         if self._accepts_positions:
             inputs["position_ids"] = self.prompt.positions(self.length, new)
         if self._keeps and not all_logits:
@@ -139,6 +133,23 @@ class TorchDecoder(TorchEngine):
         """A copy of the cache, as a ``DynamicCache``."""
         return tensors_to_cache([tensor.clone() for tensor in self._tensors()], self.config, length=self.length)
 
+    def _reason_against(self) -> str | None:
+        """What keeps the model from being run this way; None where nothing does."""
+        try:
+            layers = StaticCache(config=self.config, max_cache_len=1).layers
+        except KeyError as kind:  # of a layer, for which transformers has no fixed capacity
+            return f"has layers of {kind.args[0]}"
+        other = next((type(layer).__name__ for layer in layers if type(layer) not in PLACED), None)
+        if other:
+            return f"keeps a {other}"
+        if "local" in (getattr(self.config, "attention_layers", None) or ()):  # GPT-Neo: masked by the layers
+            return "has local attention"
+        if self.cache_argument == "past_key_values" and not self._accepts_positions:
+            return "takes no position ids"
+        if not takes_masks(self.model, attention_kinds(self.config)):
+            return "takes no mask for each kind of its attention layers"
+        return None
+
     def _tensors(self) -> list[torch.Tensor]:
         """Views of what is kept, flat, each ``[batch, heads, length, head size]`` or a state's shape."""
         kept = [(state, read_state(self.step.cache, state)) for state in self.step.states]
@@ -148,7 +159,7 @@ class TorchDecoder(TorchEngine):
         self.length = length
         if length > self.step.capacity:
             self.step = self.steps.grow(self._new_step, len(tensors[0]), length, self.step.capacity)
-        self.step.load([tensor.to(self.device) for tensor in tensors])
+        self.step.load([tensor.to(self.device) for tensor in tensors], length)
 
     def _grow(self, needed: int) -> None:
         tensors = self._tensors() if self.length else []
@@ -157,15 +168,6 @@ class TorchDecoder(TorchEngine):
             self._load(tensors, self.length)
         self.step.set_length(self.prompt, self.length)
 
-    def _mask(self, new: int) -> torch.Tensor:
-        """What the last ``new`` positions may see, added to their scores, ``[batch, 1, new, capacity]``."""
-        seen = torch.nn.functional.pad(self.prompt.mask(self.length), (0, self.step.capacity - self.length)).bool()
-        rows = torch.arange(self.length - new, self.length, device=self.device)
-        seen = seen[:, None, None] & (torch.arange(self.step.capacity, device=self.device) <= rows[:, None])
-        return torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device).masked_fill(
-            ~seen, torch.finfo(self.model.dtype).min
-        )
-
     def _new_step(self, batch: int, capacity: int) -> StaticStep:
         return StaticStep(self, batch, capacity)
 
@@ -173,7 +175,8 @@ class TorchDecoder(TorchEngine):
 def for_one_token(model: PreTrainedModel) -> PreTrainedModel:
     """The model, made for a step: its linear layers merged, and on a GPU with attention made for one query per row."""
     fast = with_merged_linears(model)
-    if fast.device.type == "cuda" and fast.config._attn_implementation == "sdpa":
+    tells = fast._supports_attention_backend and not fast._supports_sdpa  # in its arguments, of caps and sinks too
+    if fast.device.type == "cuda" and (fast.config._attn_implementation == "sdpa" or tells):
         from decodeloop.engines.kernels.decode_attention import NAME  # Triton comes with PyTorch for GPUs only
 
         fast.set_attn_implementation(NAME)

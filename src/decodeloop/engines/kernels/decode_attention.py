@@ -10,6 +10,7 @@ Source: `Flash-Decoding for long-context inference <https://pytorch.org/blog/fla
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ NAME = "decodeloop"  # among transformers' attention functions
 BLOCK = 128  # positions that a program loads at once, of heads of up to 64 numbers
 LOADED = 8192  # numbers of keys that it loads at once, at most: they stay in registers
 BUSY = 512  # programs that keep a GPU's memory busy: heads are cut into pieces until there are so many
-OTHERS = ("position_bias", "softcap", "s_aux", "sliding_window", "cache")  # what only other functions know
+OTHERS = ("position_bias", "cache")  # what only other functions know
 
 
 def attention(
@@ -33,12 +34,17 @@ def attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention function: by the kernels below for one query per row, else PyTorch's.
+    """transformers' attention function: by the kernels below for one query per row, else PyTorch's or the model's own.
 
     ``query`` is ``[batch, heads, new, head size]``, ``key`` and ``value`` ``[batch, key heads, capacity, head size]``,
     the mask ``[batch, 1, new, capacity]`` is added to the scores; the result is ``[batch, new, heads, head size]``.
+    Scores are kept within ``softcap``. ``s_aux`` ``[heads]`` are attention sinks: a score more, of no position. The
+    mask holds the window; that there is one says that much is hidden, which is then not read.
     """
     rows, heads, new, size = query.shape
     if (
@@ -49,7 +55,9 @@ def attention(
         or key.shape != value.shape
         or any(kwargs.get(name) is not None for name in OTHERS)
     ):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        own = sys.modules[type(module).__module__]  # PyTorch's function knows neither caps nor sinks
+        plain = sdpa_attention_forward if softcap is None and s_aux is None else own.eager_attention_forward
+        return plain(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, s_aux=s_aux, **kwargs)
     capacity, groups = key.shape[2], heads // key.shape[1]
     width = triton.next_power_of_2(size)
     block = min(BLOCK, LOADED // width)
@@ -64,6 +72,7 @@ def attention(
         key.contiguous(),
         value.contiguous(),
         attention_mask.contiguous(),
+        query if s_aux is None else s_aux,
         result,
         m_pieces,
         l_pieces,
@@ -72,6 +81,11 @@ def attention(
         capacity,
         size,
         scale,
+        0.0 if softcap is None else softcap,
+        torch.finfo(attention_mask.dtype).min,
+        CAPPED=softcap is not None,
+        SINKS=s_aux is not None,
+        SKIPS=sliding_window is not None,
         GROUPS=groups,
         PIECES=pieces,
         STEPS=triton.cdiv(blocks, pieces),
@@ -90,6 +104,7 @@ def _attend(
     key,
     value,
     mask,
+    sinks,
     result,
     m_pieces,
     l_pieces,
@@ -98,6 +113,11 @@ def _attend(
     capacity,
     size,
     scale,
+    cap,
+    lowest,
+    CAPPED: tl.constexpr,
+    SINKS: tl.constexpr,
+    SKIPS: tl.constexpr,
     GROUPS: tl.constexpr,
     PIECES: tl.constexpr,
     STEPS: tl.constexpr,
@@ -116,14 +136,22 @@ def _attend(
     inside = column < size
     q = (tl.load(query + head * size + column, mask=inside, other=0.0).to(tl.float32) * scale).to(tl.float32)
     m_i, l_i, acc = -float("inf"), 0.0, tl.zeros((WIDTH,), tl.float32)
+    if SINKS:  # the first piece has it
+        m_i = tl.where(piece == 0, tl.load(sinks + head % heads).to(tl.float32), m_i)
+        l_i = tl.where(piece == 0, 1.0, l_i)
     for step in range(STEPS):
         position = (piece * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
         there = position < capacity
+        hidden = tl.load(mask + row * capacity + position, mask=there, other=-float("inf")).to(tl.float32)
+        if SKIPS:
+            there = there & (hidden > lowest)
         at, both = (shared + position)[:, None] * size + column[None, :], there[:, None] & inside[None, :]
         k = tl.load(key + at, mask=both, other=0.0).to(tl.float32)
         v = tl.load(value + at, mask=both, other=0.0).to(tl.float32)
-        hidden = tl.load(mask + row * capacity + position, mask=there, other=-float("inf")).to(tl.float32)
-        score = tl.sum(k * q[None, :], axis=1) + hidden
+        score = tl.sum(k * q[None, :], axis=1)
+        if CAPPED:
+            score = cap * (2 * tl.sigmoid(2 * score / cap) - 1)  # cap * tanh(score / cap)
+        score += hidden
         m_ij = tl.maximum(tl.maximum(m_i, tl.max(score, axis=0)), -3e38)  # a piece may lie beyond the end
         p, alpha = tl.exp(score - m_ij), tl.exp(m_i - m_ij)
         l_i = l_i * alpha + tl.sum(p, axis=0)
