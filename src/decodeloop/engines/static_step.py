@@ -96,6 +96,7 @@ class StaticStep(CapturedStep):
         super().__init__(decoder.capture, batch, capacity, decoder.device)
         config, dtype, device = decoder.config, decoder.model.dtype, decoder.device
         self.forward, self.cache_argument = decoder.forward_one, decoder.cache_argument
+        self.local_rows = decoder.local_rows
         self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
         self.cache = StaticCache(config=config, max_cache_len=capacity)
         self.cache.layers = [placed(layer, capacity, self.cache_position) for layer in self.cache.layers]
@@ -146,17 +147,23 @@ class StaticStep(CapturedStep):
     @contextlib.contextmanager
     def writing_at(self, cache_position: torch.Tensor) -> Iterator[StaticCache]:
         """The cache, whose layers write at these positions ``[new]`` instead of the step's."""
-        for layer in self.placed:
-            layer.cache_position = cache_position
+        self._write_at(cache_position)
         try:
             yield self.cache
         finally:
-            for layer in self.placed:
-                layer.cache_position = self.cache_position
+            self._write_at(self.cache_position)
+
+    def _write_at(self, cache_position: torch.Tensor) -> None:
+        for layer in self.placed:
+            layer.cache_position = cache_position
+        if self.local_rows is not None:
+            self.local_rows.cache_position = cache_position
 
     def compute(self) -> None:
         self.cache_position.add_(1)
         self.positions.add_(1)
+        if self.local_rows is not None:  # which another step of other buffers may have told its own
+            self.local_rows.cache_position = self.cache_position
         inputs: dict[str, Any] = {self.cache_argument: self.cache}
         if self.placed:
             self.masks.advance(self.cache_position)

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 from decodeloop.caches.buffer_pool import BufferPool
 from decodeloop.caches.convert import tensors_to_cache
 from decodeloop.caches.past import check_shapes, past_tensors
+from decodeloop.caches.shapes import state_shapes
 from decodeloop.caches.states import read_state
 from decodeloop.checks import check_choice
 from decodeloop.decoding.engine import Past
@@ -23,6 +24,7 @@ from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.cuda_graph import Capture
 from decodeloop.engines.kernels.merged_linear import with_merged_linears
+from decodeloop.engines.local_rows import with_local_rows
 from decodeloop.engines.static_step import PLACED, StaticStep
 from decodeloop.engines.step_masks import attention_kinds, takes_masks
 from decodeloop.engines.torch_loop import TorchEngine
@@ -76,7 +78,10 @@ class TorchDecoder(TorchEngine):
         on_gpu = self.device.type == "cuda"
         self.runs_async = on_gpu and not self._keeps_states  # a state cannot go back
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
-        self.forward_one = torch.compile(for_one_token(model).forward, dynamic=False) if compile else model.forward
+        placed, self.local_rows = with_local_rows(model)
+        self.forward_many = self.forward_one = placed.forward
+        if compile:
+            self.forward_one = torch.compile(for_one_token(placed).forward, dynamic=False)
         self.steps: BufferPool[StaticStep] = BufferPool(capacity, self.max_positions)
 
     generate, stream = run, decode
@@ -120,7 +125,8 @@ class TorchDecoder(TorchEngine):
         if self._keeps and not all_logits:
             inputs["logits_to_keep"] = 1
         with self.step.writing_at(torch.arange(seen, self.length, device=self.device)) as cache:
-            logits = self.model(input_ids=tokens, use_cache=True, **{self.cache_argument: cache}, **inputs).logits
+            inputs[self.cache_argument] = cache
+            logits = self.forward_many(input_ids=tokens, use_cache=True, **inputs).logits
         self.step.set_length(self.prompt, self.length)
         return logits
 
@@ -137,17 +143,21 @@ class TorchDecoder(TorchEngine):
         """What keeps the model from being run this way; None where nothing does."""
         try:
             layers = StaticCache(config=self.config, max_cache_len=1).layers
-        except KeyError as kind:  # of a layer, for which transformers has no fixed capacity
-            return f"has layers of {kind.args[0]}"
+        except KeyError as error:  # a kind of layers for which transformers has no fixed capacity
+            return f"has layers of {error.args[0]}"
         other = next((type(layer).__name__ for layer in layers if type(layer) not in PLACED), None)
         if other:
             return f"keeps a {other}"
-        if "local" in (getattr(self.config, "attention_layers", None) or ()):  # GPT-Neo: masked by the layers
-            return "has local attention"
         if self.cache_argument == "past_key_values" and not self._accepts_positions:
             return "takes no position ids"
         if not takes_masks(self.model, attention_kinds(self.config)):
             return "takes no mask for each kind of its attention layers"
+        if self._keeps_states:
+            kinds = getattr(self.config, "layer_types", None) or [""] * len(layers)
+            kept = {state.layer for state in state_shapes(self.config)}
+            for index, (kind, layer) in enumerate(zip(kinds, layers, strict=False)):
+                if hasattr(layer, "conv_states") and index not in kept and kind not in ("moe", "mlp"):
+                    return f"keeps what layer {index} remembers in its modules, not in its cache"
         return None
 
     def _tensors(self) -> list[torch.Tensor]:
