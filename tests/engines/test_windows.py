@@ -208,7 +208,7 @@ def test_a_past_that_lacks_what_the_window_sees_is_refused():
         ("bloom", "takes no position ids"),
         ("deepseek_v32", "keeps a StaticIndexedLayer"),
         ("inkling_text", "takes no mask for each kind of its attention layers"),
-        ("recurrent_gemma", "keeps what layer 0 remembers in its modules, not in its cache"),
+        ("recurrent_gemma", "keeps a state in its modules, not in its cache"),
     ],
 )
 def test_what_cannot_be_a_step_that_stays_the_same_is_refused_in_one_line(model_type, reason):

@@ -152,13 +152,17 @@ class TorchDecoder(TorchEngine):
             return "takes no position ids"
         if not takes_masks(self.model, attention_kinds(self.config)):
             return "takes no mask for each kind of its attention layers"
-        if self._keeps_states:
-            kinds = getattr(self.config, "layer_types", None) or [""] * len(layers)
-            kept = {state.layer for state in state_shapes(self.config)}
-            for index, (kind, layer) in enumerate(zip(kinds, layers, strict=False)):
-                if hasattr(layer, "conv_states") and index not in kept and kind not in ("moe", "mlp"):
-                    return f"keeps what layer {index} remembers in its modules, not in its cache"
-        return None
+        return "keeps a state in its modules, not in its cache" if self._has_silent_layers(layers) else None
+
+    def _has_silent_layers(self, layers: Sequence[Any]) -> bool:
+        """Whether a layer remembers what no cache can hand on."""
+        if not self._keeps_states:
+            return bool(self.model._is_stateful)
+        kept = {state.layer for state in state_shapes(self.config)}
+        kinds = getattr(self.config, "layer_types", None) or [""] * len(layers)
+        attends_not = ("moe", "mlp")  # older versions take these layers for ones with a state
+        pairs = enumerate(zip(kinds, layers, strict=False))
+        return any(hasattr(x, "conv_states") and i not in kept and kind not in attends_not for i, (kind, x) in pairs)
 
     def _tensors(self) -> list[torch.Tensor]:
         """Views of what is kept, flat, each ``[batch, heads, length, head size]`` or a state's shape."""
