@@ -37,18 +37,23 @@ class PlacedLayer(StaticLayer):
     def __init__(self, capacity: int, cache_position: torch.Tensor) -> None:
         super().__init__(capacity)
         self.cache_position = cache_position
+        self.begins = False  # whether what is written now is the whole text so far
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write at ``cache_position`` ``[new]``; the whole buffers."""
+        """Write at ``cache_position`` ``[new]``; the whole buffers, or what was written where a text begins."""
         for name, new, buffer in (("keys", key_states, self.keys), ("values", value_states, self.values)):
             made, kept = (new.shape[1], new.shape[3]), (buffer.shape[1], buffer.shape[3])
             if made != kept:
                 raise ValueError(f"the model makes (heads, size) {made} of {name}, and its configuration says {kept}.")
         self.keys.index_copy_(2, self.cache_position, key_states)
         self.values.index_copy_(2, self.cache_position, value_states)
-        return self.keys, self.values
+        return (key_states, value_states) if self.begins else (self.keys, self.values)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """How many keys :meth:`update` returns, and the position of the first one."""
+        return (query_length, 0) if self.begins else super().get_mask_sizes(query_length)
 
     def get_seq_length(self) -> Any:
         """The positions before those that are written now: a tensor, since a captured step would keep an int."""
@@ -145,17 +150,22 @@ class StaticStep(CapturedStep):
         self.masks.set_length(prompt, length)
 
     @contextlib.contextmanager
-    def writing_at(self, cache_position: torch.Tensor) -> Iterator[StaticCache]:
-        """The cache, whose layers write at these positions ``[new]`` instead of the step's."""
-        self._write_at(cache_position)
+    def writing_at(self, first: int, new: int) -> Iterator[StaticCache]:
+        """The cache, whose layers write at so many positions from ``first`` on instead of the step's.
+
+        Where a text begins there, its tokens see each other alone: what is not filled yet is not shown to attention,
+        which needs no mask then, and has kernels for that.
+        """
+        cache_position = torch.arange(first, first + new, device=self.cache_position.device)
+        self._write_at(cache_position, begins=first == 0)
         try:
             yield self.cache
         finally:
             self._write_at(self.cache_position)
 
-    def _write_at(self, cache_position: torch.Tensor) -> None:
+    def _write_at(self, cache_position: torch.Tensor, begins: bool = False) -> None:
         for layer in self.placed:
-            layer.cache_position = cache_position
+            layer.cache_position, layer.begins = cache_position, begins
         if self.local_rows is not None:
             self.local_rows.cache_position = cache_position
 

@@ -86,7 +86,7 @@ class StepMasks:
     def __init__(
         self, config: PreTrainedConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        kinds = attention_kinds(config)
+        self.config, kinds = config, attention_kinds(config)
         if len(set(kinds.values())) == 1:  # whatever they are called
             kinds = {"attention": next(iter(kinds.values()))}
         self.windows = {name: window for name, window in kinds.items() if window is not None}
@@ -100,11 +100,10 @@ class StepMasks:
 
     def set_length(self, prompt: Prompt, length: int) -> None:
         """Of ``length`` positions, all tokens are seen; :meth:`advance` takes those back that have left a window."""
-        capacity = len(self.columns)
-        hidden = torch.nn.functional.pad(prompt.mask(length), (0, capacity - length)) == 0
+        hidden = ~self._tokens(prompt, length)
         padding = (prompt.attention_mask == 0).sum(-1, keepdim=True)
         for mask in self.masks.values():
-            mask.zero_().masked_fill_(hidden[:, None, None], self.hidden)
+            mask.zero_().masked_fill_(hidden, self.hidden)
         for name, window in self.windows.items():
             self.last[name].copy_(window.last_seen_by(self.columns, padding)[:, None, None])
 
@@ -114,3 +113,16 @@ class StepMasks:
             if name in self.last:
                 mask.masked_fill_(self.last[name] < position, self.hidden)
             mask.index_fill_(3, position, 0)
+
+    def of_tokens(self, prompt: Prompt, length: int, new: int) -> Any:
+        """What each of the last ``new`` of ``length`` positions sees: such masks ``[batch, 1, new, capacity]``."""
+        position = torch.arange(length - new, length, device=self.columns.device)[:, None]
+        seen, masks = self._tokens(prompt, length) & (self.columns <= position), {}
+        for name, mask in self.masks.items():
+            own = seen & (position <= self.last[name]) if name in self.last else seen
+            masks[name] = mask.new_zeros(own.shape).masked_fill_(~own, self.hidden)
+        return for_layers(masks, self.config)
+
+    def _tokens(self, prompt: Prompt, length: int) -> torch.Tensor:
+        """Bool ``[batch, 1, 1, capacity]``: where the first ``length`` positions hold tokens, not padding."""
+        return torch.nn.functional.pad(prompt.mask(length), (0, len(self.columns) - length)).bool()[:, None, None]

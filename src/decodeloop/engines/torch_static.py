@@ -23,7 +23,7 @@ from decodeloop.decoding.engine import Past
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.cuda_graph import Capture
-from decodeloop.engines.kernels.merged_linear import with_merged_linears
+from decodeloop.engines.kernels.compiled import compiled
 from decodeloop.engines.local_rows import with_local_rows
 from decodeloop.engines.static_step import PLACED, StaticStep
 from decodeloop.engines.step_masks import attention_kinds, takes_masks
@@ -79,9 +79,8 @@ class TorchDecoder(TorchEngine):
         self.runs_async = on_gpu and not self._keeps_states  # a state cannot go back
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
         placed, self.local_rows = with_local_rows(model)
-        self.forward_many = self.forward_one = placed.forward
-        if compile:
-            self.forward_one = torch.compile(for_one_token(placed).forward, dynamic=False)
+        self.forward_many = placed.forward
+        self.forward_one = compiled(placed) if compile else placed.forward
         self.steps: BufferPool[StaticStep] = BufferPool(capacity, self.max_positions)
 
     generate, stream = run, decode
@@ -119,12 +118,14 @@ class TorchDecoder(TorchEngine):
         self.length += new
         if new == 1 and seen:
             return self.step.run(tokens)
-        inputs: dict[str, Any] = {"attention_mask": self.prompt.mask(self.length)}
+        # where a text begins, which tokens are padding says it all; later, which of the buffers' positions may be seen
+        mask = self.step.masks.of_tokens(self.prompt, self.length, new) if seen else self.prompt.mask(self.length)
+        inputs: dict[str, Any] = {"attention_mask": mask}
         if self._accepts_positions:
             inputs["position_ids"] = self.prompt.positions(self.length, new)
         if self._keeps and not all_logits:
             inputs["logits_to_keep"] = 1
-        with self.step.writing_at(torch.arange(seen, self.length, device=self.device)) as cache:
+        with self.step.writing_at(seen, new) as cache:
             inputs[self.cache_argument] = cache
             logits = self.forward_many(input_ids=tokens, use_cache=True, **inputs).logits
         self.step.set_length(self.prompt, self.length)
@@ -184,14 +185,3 @@ class TorchDecoder(TorchEngine):
 
     def _new_step(self, batch: int, capacity: int) -> StaticStep:
         return StaticStep(self, batch, capacity)
-
-
-def for_one_token(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, made for a step: its linear layers merged, and on a GPU with attention made for one query per row."""
-    fast = with_merged_linears(model)
-    tells = fast._supports_attention_backend and not fast._supports_sdpa  # in its arguments, of caps and sinks too
-    if fast.device.type == "cuda" and (fast.config._attn_implementation == "sdpa" or tells):
-        from decodeloop.engines.kernels.decode_attention import NAME  # Triton comes with PyTorch for GPUs only
-
-        fast.set_attn_implementation(NAME)
-    return fast

@@ -20,6 +20,8 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from decodeloop.engines.kernels.overlap import launch
+
 NAME = "decodeloop"  # among transformers' attention functions
 BLOCK = 128  # positions that a program loads at once, of heads of up to 64 numbers
 LOADED = 8192  # numbers of keys that it loads at once, at most: they stay in registers
@@ -46,7 +48,7 @@ def attention(
     Scores are kept within ``softcap``. ``s_aux`` ``[heads]`` are attention sinks: a score more, of no position. The
     mask holds the window; that there is one says that much is hidden, which is then not read.
     """
-    rows, heads, new, size = query.shape
+    rows, _, new, size = query.shape
     if (
         new != 1
         or attention_mask is None
@@ -58,6 +60,24 @@ def attention(
         own = sys.modules[type(module).__module__]  # PyTorch's function knows neither caps nor sinks
         plain = sdpa_attention_forward if softcap is None and s_aux is None else own.eager_attention_forward
         return plain(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, s_aux=s_aux, **kwargs)
+    scale = size**-0.5 if scaling is None else scaling
+    windowed = sliding_window is not None
+    return decode_attention(query, key, value, attention_mask, scale, softcap, s_aux, windowed), None
+
+
+@torch.library.custom_op("decodeloop::decode_attention", mutates_args=(), device_types="cuda")
+def decode_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    windowed: bool,
+) -> torch.Tensor:
+    """The kernels as an operator of PyTorch: the compiler would copy what the first one leaves for the second."""
+    rows, heads, _, size = query.shape
     capacity, groups = key.shape[2], heads // key.shape[1]
     width = triton.next_power_of_2(size)
     block = min(BLOCK, LOADED // width)
@@ -66,13 +86,12 @@ def attention(
     result = query.new_empty(rows, 1, heads, size)
     m_pieces, l_pieces = query.new_empty(2, rows * heads, pieces, dtype=torch.float32)
     acc_pieces = query.new_empty(rows * heads, pieces, width, dtype=torch.float32)
-    scale = size**-0.5 if scaling is None else scaling
     _attend[(rows * heads, pieces)](
         query.contiguous(),
         key.contiguous(),
         value.contiguous(),
-        attention_mask.contiguous(),
-        query if s_aux is None else s_aux,
+        mask.contiguous(),
+        mask if sinks is None else sinks,
         result,
         m_pieces,
         l_pieces,
@@ -82,20 +101,37 @@ def attention(
         size,
         scale,
         0.0 if softcap is None else softcap,
-        torch.finfo(attention_mask.dtype).min,
+        torch.finfo(mask.dtype).min,
         CAPPED=softcap is not None,
-        SINKS=s_aux is not None,
-        SKIPS=sliding_window is not None,
+        SINKS=sinks is not None,
+        SKIPS=windowed,
         GROUPS=groups,
         PIECES=pieces,
         STEPS=triton.cdiv(blocks, pieces),
         BLOCK=block,
         WIDTH=width,
         num_warps=4,
+        **launch(query.device),
     )
     if pieces > 1:
-        _join[(rows * heads,)](m_pieces, l_pieces, acc_pieces, result, size, PIECES=pieces, WIDTH=width, num_warps=1)
-    return result, None
+        _join[(rows * heads,)](
+            m_pieces,
+            l_pieces,
+            acc_pieces,
+            result,
+            size,
+            PIECES=pieces,
+            WIDTH=width,
+            num_warps=1,
+            **launch(query.device),
+        )
+    return result
+
+
+@decode_attention.register_fake
+def _(query: torch.Tensor, *others: Any) -> torch.Tensor:
+    rows, heads, new, size = query.shape
+    return query.new_empty(rows, new, heads, size)
 
 
 @triton.jit
@@ -123,6 +159,7 @@ def _attend(
     STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """One head's weighted sum of the values of one piece of the positions, as a softmax that is not yet divided.
 
@@ -134,6 +171,9 @@ def _attend(
     shared = (row * (heads // GROUPS) + (head % heads) // GROUPS).to(tl.int64) * capacity
     column = tl.arange(0, WIDTH)
     inside = column < size
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     q = (tl.load(query + head * size + column, mask=inside, other=0.0).to(tl.float32) * scale).to(tl.float32)
     m_i, l_i, acc = -float("inf"), 0.0, tl.zeros((WIDTH,), tl.float32)
     if SINKS:  # the first piece has it
@@ -167,9 +207,21 @@ def _attend(
 
 
 @triton.jit
-def _join(m_pieces, l_pieces, acc_pieces, result, size, PIECES: tl.constexpr, WIDTH: tl.constexpr):
+def _join(
+    m_pieces,
+    l_pieces,
+    acc_pieces,
+    result,
+    size,
+    PIECES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
     """One head's pieces, weighed by their highest scores."""
     head, column = tl.program_id(0), tl.arange(0, WIDTH)
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     m_i = tl.load(m_pieces + head * PIECES)
     for piece in range(1, PIECES):
         m_i = tl.maximum(m_i, tl.load(m_pieces + head * PIECES + piece))
