@@ -137,7 +137,8 @@ print(f"{sum(right)} are right")
 #
 # Nobody can list all dates, or all JSON of some shape. A *grammar* says which texts are allowed, and a matcher follows
 # it: from the tokens so far, it knows which ones may come. What makes that hard is that a token may hold the end of one
-# piece of the grammar and the beginning of the next. llguidance does it. The processor around it also notes how likely the model found what was allowed.
+# piece of the grammar and the beginning of the next. llguidance does it. The processor around it also notes how likely
+# the model found what was allowed.
 
 known = from_tokenizer(tokenizer, n_vocab=model.config.vocab_size)
 
