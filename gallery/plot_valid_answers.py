@@ -183,7 +183,7 @@ schema = {
     },
     "required": ["about", "verdict", "stars"],
     "additionalProperties": False,
-    "x-guidance": {"whitespace_flexible": False},  # fewer tokens
+    "x-guidance": {"whitespace_flexible": False},  # no endless spaces
 }
 grammars = {
     "regular expression": LLMatcher.grammar_from_regex("[1-5] stars?"),
