@@ -4,7 +4,9 @@ from decodeloop.caches.convert import cache_to_tensors, tensors_to_cache, tensor
 from decodeloop.caches.crop import crop_cache
 from decodeloop.caches.shapes import empty_tensors
 from decodeloop.caches.to_any import to_any
+from decodeloop.conversation import Conversation
 from decodeloop.decoding.lookup import PromptLookup
+from decodeloop.decoding.pieces import text_pieces
 from decodeloop.decoding.sampling import Sampler
 from decodeloop.engines.onnx_call import onnx_generate
 from decodeloop.engines.onnx_decoder import OnnxDecoder
@@ -37,6 +39,7 @@ from decodeloop.proof.export import export_onnx
 
 __all__ = [
     "Checked",
+    "Conversation",
     "ExportReport",
     "GenerationTiming",
     "GenerationTimings",
@@ -77,6 +80,7 @@ __all__ = [
     "tensors_to_cache",
     "tensors_to_legacy",
     "tensors_to_static",
+    "text_pieces",
     "to_any",
     "unit_test_going",
     "verify",
