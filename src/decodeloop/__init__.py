@@ -6,6 +6,7 @@ from decodeloop.caches.shapes import empty_tensors
 from decodeloop.caches.to_any import to_any
 from decodeloop.decoding.lookup import PromptLookup
 from decodeloop.decoding.sampling import Sampler
+from decodeloop.engines.draft import DraftModel
 from decodeloop.engines.onnx_call import onnx_generate
 from decodeloop.engines.onnx_decoder import OnnxDecoder
 from decodeloop.engines.torch_loop import generate, stream
@@ -36,6 +37,7 @@ from decodeloop.proof.export import export_onnx
 
 __all__ = [
     "Checked",
+    "DraftModel",
     "ExportReport",
     "GenerationTiming",
     "LoadedModel",

@@ -192,15 +192,22 @@ class OnnxDecoder:
             raise RuntimeError(f"this decoder of {self.name} is closed: open the graph again.")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
-        """Refuse a text that outgrows the graph's rotary frequencies, and prompt lookup that lacks logits."""
+    def check(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int,
+        past: Past | None = None,
+        rewinds: bool = False,
+        all_logits: bool = False,
+    ) -> None:
+        """Refuse a text that outgrows the graph's rotary frequencies, and guesses that lack logits or a way back."""
         check_rope_length(self.config, prompt.longest + max_new_tokens, self.name, "a graph has one set")
         if rewinds and self._keeps_states:
             raise ValueError(
-                f"prompt lookup rewinds the cache where a guess was wrong, and {self.name} keeps states that cannot be "
+                f"lookup rewinds the cache where a guess was wrong, and {self.name} keeps states that cannot be "
                 "rewound: leave lookup out."
             )
-        if rewinds:
+        if all_logits:
             self._check_all_logits()
 
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:
