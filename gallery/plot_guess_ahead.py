@@ -235,8 +235,10 @@ steps = decodeloop.prefill_and_decode_all(
 step = {engine: timing.decode.median for engine, timing in steps.items()}
 cases = [(e, k) for e in ("PyTorch", "ONNX") for k in [0, *guessed]]
 passes = decodeloop.measure_all({case: go_on(*case) for case in cases})
-for engine, seconds in step.items():
-    print(f"a step, {engine}: {1000 * seconds:.1f} ms")
+steps.table().drop(columns="first token (ms)").round(2)
+
+# %%
+# Put together, this is the speed-up to expect:
 
 
 def expect(engine, a, k):

@@ -99,6 +99,7 @@ for (way, n), run in cases.items():
 times = decodeloop.measure_all(cases, warmup=0)  # each has just run
 for (way, n), timing in times.items():
     table.loc[n, f"{way} (ms)"] = 1000 * timing.median
+table.rename_axis("tokens").round(1)
 
 # %%
 # The next token reads weights and cache once more. Its *limit* is the time that this takes at the memory's bandwidth.
@@ -114,11 +115,9 @@ def go_on(n):
 
 
 steps = decodeloop.prefill_and_decode_all({n: go_on(n) for n in lengths}, 16)
-for n, timing in steps.items():
-    table.loc[n, "step (ms)"] = 1000 * timing.decode.median
-    least = decodeloop.roofline(llama, device, length=n).seconds
-    table.loc[n, "limit of a step (ms)"] = 1000 * least
-table.rename_axis("tokens").round(2)
+limit = {n: decodeloop.roofline(llama, device, length=n) for n in lengths}
+after = steps.table(limit=limit).drop(columns="first token (ms)")
+after.rename_axis("tokens").round(3)
 
 # %%
 # Twice the text is twice the cache, and a step reads twice as much of it. The time of the prefill more than doubles in
@@ -296,6 +295,7 @@ smaller.round(2)
 n, figures = max(lengths), {}
 for column in table:
     figures[f"{n} tokens: {column}"] = table[column][n]
+figures[f"{n} tokens: next token (ms)"] = after["next token (ms)"][n]
 for kept in recall:
     figures[f"needles found, {kept}"] = int(recall[kept].sum())
 provenance = decodeloop.provenance(model=loaded, dtype=dtype, figures=figures)
