@@ -8,6 +8,7 @@ from decodeloop.conversation import Conversation
 from decodeloop.decoding.lookup import PromptLookup
 from decodeloop.decoding.pieces import text_pieces
 from decodeloop.decoding.sampling import Sampler
+from decodeloop.engines.draft import DraftModel
 from decodeloop.engines.onnx_call import onnx_generate
 from decodeloop.engines.onnx_decoder import OnnxDecoder
 from decodeloop.engines.torch_loop import generate, stream
@@ -40,6 +41,7 @@ from decodeloop.proof.export import export_onnx
 __all__ = [
     "Checked",
     "Conversation",
+    "DraftModel",
     "ExportReport",
     "GenerationTiming",
     "GenerationTimings",

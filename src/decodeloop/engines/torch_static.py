@@ -85,7 +85,14 @@ class TorchDecoder(TorchEngine):
 
     generate, stream = run, decode
 
-    def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
+    def check(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int,
+        past: Past | None = None,
+        rewinds: bool = False,
+        all_logits: bool = False,
+    ) -> None:
         """Refuse a text that outgrows its rotary frequencies: a step that is the same throughout has one set."""
         needed, why = prompt.longest + max_new_tokens, "a step that is the same from token to token has one set"
         check_rope_length(self.config, needed, self.name, why)
@@ -96,6 +103,7 @@ class TorchDecoder(TorchEngine):
         """Forget earlier text; the number of positions that ``past`` holds."""
         self.generation += 1
         self.prompt, self.length = prompt, 0
+        self.padding = int((prompt.attention_mask == 0).sum(-1).max())
         batch, length = prompt.input_ids.shape
         tensors, seen = ([], 0) if past is None else past_tensors(past, self.config, batch, length, forgetful=True)
         self.step = self.steps.start(self._new_step, batch, length, capacity)
@@ -116,7 +124,7 @@ class TorchDecoder(TorchEngine):
         if seen and new > 1 and self._keeps_states:
             return torch.cat([self.forward(column).clone() for column in tokens.split(1, dim=1)], dim=1)
         self.length += new
-        if new == 1 and seen:
+        if new == 1 and seen > self.padding:  # a step takes what it reads for a token, in every row
             return self.step.run(tokens)
         # where a text begins, which tokens are padding says it all; later, which of the buffers' positions may be seen
         mask = self.step.masks.of_tokens(self.prompt, self.length, new) if seen else self.prompt.mask(self.length)
