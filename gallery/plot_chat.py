@@ -93,6 +93,9 @@ def encode(turns):
     return tokenizer(write(turns), add_special_tokens=False).input_ids
 
 
+counted, sums = [], []  # positions read: of each pass, and of each turn
+
+
 def converse(questions, keep):
     turns, texts, read, cache = [rules], [], [], DynamicCache()
     for question in questions:
@@ -100,17 +103,14 @@ def converse(questions, keep):
         prompt = encode(turns)
         held = common(read, prompt) if keep else 0
         decodeloop.crop_cache(cache, held)
+        ids = torch.tensor([prompt], device=device)
+        options = {"return_cache": True, "max_new_tokens": most}
         tokens, cache = decodeloop.generate(
-            model,
-            torch.tensor([prompt], device=device),
-            past_key_values=cache,
-            return_cache=True,
-            max_new_tokens=most,
+            model, ids, past_key_values=cache, **options
         )
         read = tokens[0, : cache.get_seq_length()].tolist()
-        text = tokenizer.decode(
-            tokens[0, len(prompt) :], skip_special_tokens=True
-        )
+        new = tokens[0, len(prompt) :]
+        text = tokenizer.decode(new, skip_special_tokens=True)
         turns.append({"role": "assistant", "content": text})
         texts.append(tokens[0].tolist())
         sums.append(sum(counted))
@@ -121,8 +121,6 @@ def converse(questions, keep):
 # %%
 # Does that change an answer, and how much does it save? A hook counts the positions that the model reads. What it wrote
 # itself counts as well: to go on, it reads that.
-
-counted, sums = [], []
 
 
 def count(module, args, inputs):
@@ -306,14 +304,15 @@ costs.round(2)
 # tokens. ``generate`` keeps the token in which it ends. Text for a user has to end before it, and must not show its
 # beginning: :func:`decodeloop.text_pieces`, and ``Conversation`` with it, hold such a beginning back.
 
-stop = "\n" if FAST else "green"
+said = turns[-1]["content"]
+stop = said[len(said) // 2 :][:3]  # three letters in the middle of an answer
 ids = torch.tensor([prompt], device=device)
 ended = decodeloop.generate(loaded, ids, stop_strings=stop, max_new_tokens=most)
-whole = tokenizer.decode(ended[0, len(prompt) :], skip_special_tokens=True)
 stream = decodeloop.stream(model, ids, max_new_tokens=most)
 pieces = list(decodeloop.text_pieces(tokenizer, stream, stop_strings=stop))
-print(f"{whole!r} is shown as {pieces}")
-assert "".join(pieces) == whole.partition(stop)[0]
+print(f"{stop!r} ends {tokenizer.decode(ended[0, len(prompt) :])!r}")
+print(f"which is shown as {pieces}")
+assert "".join(pieces) == said[: said.index(stop)]
 
 # %%
 # They hold back half of a character, too. A token may be a part of one (:ref:`l-plot-streaming-and-lookup` shows why),
