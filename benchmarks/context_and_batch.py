@@ -206,10 +206,10 @@ def main() -> None:
         for name in sorted(dict.fromkeys(options.engines), key=lambda each: each != BASE):  # its tokens are compared
             rows += sweep(model, name, folder, sizes, place, expected)
             free()
-            judged = verdicts(joined(before, rows))
-            write(options, joined(before, rows), [f"{options.model} ({weights} weights)"], settings, judged)
+            write(options, joined(before, rows), [f"{options.model} ({weights} weights)"], settings)
     print(printed(joined(before, rows)))
-    print(*(f"{'holds' if each['holds'] else 'does not hold'}: {each['text']}" for each in judged), sep="\n")
+    for each in verdicts(joined(before, rows)):
+        print(f"{'holds' if each['holds'] else 'does not hold'}: {each['text']}")
 
 
 if __name__ == "__main__":
