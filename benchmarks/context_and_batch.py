@@ -57,7 +57,7 @@ class Sizes:
 
 ON_GPU = Sizes([1, 2, 4, 8, 16, 32, 64], [1024, 2048, 4096, 8192, 16384, 32768])
 ON_CPU = Sizes([1, 2, 4, 8, 16, 32, 64], [128, 256, 512, 1024, 1920])
-QUICK = Sizes([1, 8], [128, 1024], new_tokens=8, repeats=3)
+QUICK = Sizes([1, 4], [128, 1024], new_tokens=8, repeats=3)
 
 
 @dataclass
