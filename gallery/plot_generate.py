@@ -300,7 +300,8 @@ for name, row in df.sort_values("seconds").iterrows():
 # %%
 # Each step of this page has a page that goes further: :ref:`l-plot-kv-cache` on what the cache saves and costs,
 # :ref:`l-plot-sampling` on drawing tokens, :ref:`l-plot-batch` on several prompts at once,
-# :ref:`l-plot-streaming-and-lookup` on tokens as they come, :ref:`l-plot-export` on what the export does,
+# :ref:`l-plot-streaming-and-lookup` on tokens as they come, :ref:`l-plot-guess-ahead` on several tokens a pass,
+# :ref:`l-plot-long-text` on long prompts, :ref:`l-plot-export` on what the export does,
 # :ref:`l-plot-precision` on weights of 8 and 4 bits, :ref:`l-plot-onnx-speed` on where the milliseconds go,
 # :ref:`l-plot-engines` on more engines side by side, and :ref:`l-plot-traps` on mistakes that look like success.
 #
