@@ -1,5 +1,7 @@
 """The public functions that decode, and from what the fuzz test draws their arguments."""
 
+import copy
+
 import numpy as np
 import torch
 from fuzz_subjects import COUNTS, FLAGS, MASK, ONE, TWO, is_in
@@ -43,6 +45,7 @@ def decoding_specs(subjects):
             {"return_session": FLAGS, "max_new_tokens": COUNTS},
         ),
         **choosing_specs(subjects),
+        **talking_specs(subjects),
         **engine_specs(subjects),
     }
 
@@ -132,6 +135,42 @@ def choosing_specs(subjects):
         ),
         "PromptLookup": Spec(
             looked_up, {}, {"tokens": st.integers(1, 4), "ngram": st.integers(1, 4)}, is_in(torch.Tensor)
+        ),
+    }
+
+
+def talking_specs(subjects):
+    """Text in, text out."""
+    tokenizer = copy.deepcopy(subjects.bundled.tokenizer)
+    tokenizer.chat_template = "{% for turn in messages %}{{ turn.content }}\n{% endfor %}"
+
+    def talked(**kw):
+        conversation = decodeloop.Conversation(**kw)
+        return ["".join(conversation.reply("x = 1")), "".join(conversation.fork().reply("y = x"))]
+
+    def pieces(**kw):
+        return list(decodeloop.text_pieces(**kw))
+
+    return {
+        "Conversation": Spec(
+            talked,
+            {"model": just(subjects.bundled.model), "tokenizer": just(tokenizer), "max_new_tokens": just(3)},
+            {
+                "system": st.sampled_from([None, "# short"]),
+                "max_positions": st.sampled_from([None, 64]),
+                "when_full": st.sampled_from(["refuse", "forget"]),
+                "sampler": st.none() | just(decodeloop.Sampler(seed=0, top_k=3)),
+                "stop_strings": st.sampled_from([(), "zz", ["zz", "qq"]]),
+            },
+            is_in(list),
+            never=CALLABLES,
+        ),
+        "text_pieces": Spec(
+            pieces,
+            {"tokenizer": just(tokenizer), "tokens": just([40, 41, 42])},
+            {"stop_strings": st.sampled_from([(), "zz", ["zz", "qq"]])},
+            is_in(list),
+            never=CALLABLES,
         ),
     }
 

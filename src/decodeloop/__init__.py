@@ -4,7 +4,9 @@ from decodeloop.caches.convert import cache_to_tensors, tensors_to_cache, tensor
 from decodeloop.caches.crop import crop_cache
 from decodeloop.caches.shapes import empty_tensors
 from decodeloop.caches.to_any import to_any
+from decodeloop.conversation import Conversation
 from decodeloop.decoding.lookup import PromptLookup
+from decodeloop.decoding.pieces import text_pieces
 from decodeloop.decoding.sampling import Sampler
 from decodeloop.engines.draft import DraftModel
 from decodeloop.engines.onnx_call import onnx_generate
@@ -38,6 +40,7 @@ from decodeloop.proof.export import export_onnx
 
 __all__ = [
     "Checked",
+    "Conversation",
     "DraftModel",
     "ExportReport",
     "GenerationTiming",
@@ -79,6 +82,7 @@ __all__ = [
     "tensors_to_cache",
     "tensors_to_legacy",
     "tensors_to_static",
+    "text_pieces",
     "to_any",
     "unit_test_going",
     "verify",

@@ -49,8 +49,6 @@ def make(name, model, export_once):
         if engine == "torch":
             return Torch(model)
         if engine == "static":
-            if isinstance(model, MistralForCausalLM):
-                pytest.skip("a static step has no sliding window: refused, see test_torch_static.py")
             return TorchDecoder(model)
         path = export_once(f"{name}-{engine}", model, exporter=engine, logits="all").path
         return OnnxDecoder(path, device="cpu")

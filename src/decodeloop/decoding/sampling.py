@@ -218,7 +218,7 @@ class Chooser:
             scores = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)  # a column for padding
             scores = self.processors(text, scores)[:, :vocabulary]
         for processor in self.sampler.processors:
-            scores = processor(tokens, scores)
+            scores = _checked(processor, processor(tokens, scores), scores)
         return self.warpers(tokens, scores)
 
     def _decide(self, tokens: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -236,6 +236,22 @@ class Chooser:
         if not self.sampler.do_sample:
             return scores.argmax(-1), logits
         return None, scores.double().softmax(-1)
+
+
+def _checked(processor: Any, got: Any, given: torch.Tensor) -> torch.Tensor:
+    """What a processor of the user's made of scores, which must be such scores again."""
+    expected = f"scores as it was given, {list(given.shape)} of {given.dtype} on {given.device}"
+    if not isinstance(got, torch.Tensor):
+        raise ValueError(f"{_name(processor)} returned {shown(got)}: expected {expected}.")
+    if (got.shape, got.dtype, got.device) != (given.shape, given.dtype, given.device):
+        raise ValueError(
+            f"{_name(processor)} returned {list(got.shape)} of {got.dtype} on {got.device}: expected {expected}."
+        )
+    return got
+
+
+def _name(processor: Any) -> str:
+    return f"the processor {getattr(processor, '__name__', type(processor).__name__)}"
 
 
 def _processors(sampler: Sampler, text: torch.Tensor, eos_token_ids: list[int]) -> LogitsProcessorList:
