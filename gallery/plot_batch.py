@@ -188,7 +188,7 @@ print(tokenizer.decode(broken["rotary, no mask"][row], skip_special_tokens=True)
 # rows use the same weights, which a step reads from memory once, however many rows there are. What grows with the rows
 # is the reading of their caches (:ref:`l-plot-kv-cache`) and the arithmetic, one multiplication and one addition for
 # each weight and row. A step takes at least as long as the slower of the two, reading and arithmetic, would at the
-# speeds measured on this machine: the *limit*. While that is reading the weights, a further row costs little.
+# speeds measured on this machine: the :term:`limit`. While that is reading the weights, a further row costs little.
 
 k, sizes = (12, [1, 4, 16]) if FAST else (20, [1, 4, 16, 64])
 side = 2048 if model.device.type == "cpu" else 8192
@@ -243,35 +243,6 @@ for name in loops:
     print(f"{name}: a step for 16 rows takes {longer:.1f} x one for 1 row,")
     print(f"  so the batch writes {more:.1f} x the tokens per second")
 pandas.concat({"ms per step": ms, "tokens/s": speed}, axis=1).round(1)
-
-# %%
-# The limit is that of main memory: a model as small as this one may stay in the processor's own memory from step to
-# step, and be faster. On a GPU, the same for a model of phi-1_5's shape, with random weights:
-
-models, figures = [loaded], {}
-if torch.cuda.is_available():
-    name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
-    large = decodeloop.load(name, dtype="float16", random_weights=True)
-    path = Path(folder.name) / "large.onnx"
-    decodeloop.export_onnx(large.model, path, exporter="fused")
-    large_decoder = decodeloop.OnnxDecoder(path)
-    same = decodeloop.verify(
-        large.model, large_decoder, text[:4], eos_token_id=None
-    )
-    assert same.agrees, same
-    print(f"{name}, random weights, {large.model.dtype}: {same}")
-    large_loops = {"ONNX": large_decoder.generate}
-    large_ms, large_speed = step_times(
-        large_loops, large.model, text, [1, 4, 16, 64]
-    )
-    plot(large_ms, large_speed, name)
-    print(large_speed.round().to_string())
-    models.append(large)
-    for rows in (1, 16, 64):
-        for name, tokens in large_speed.loc[rows].items():
-            figures[f"phi-1_5: {name}, rows: {rows} (tokens/s)"] = tokens
-else:
-    print("No GPU here: this part was skipped.")
 
 # %%
 # What padding costs
@@ -332,9 +303,10 @@ for name in loops:
 # Measured on
 # ===========
 
+figures = {}
 for rows in (1, 16):
     for name, tokens in speed.loc[rows].items():
         figures[f"{name}, rows: {rows} (tokens/s)"] = tokens
 for way in ("one by one", "all at once"):
     figures[f"eight prompts, {way} (ms)"] = table["ms"][way]
-decodeloop.provenance(model=models, provider=decoder, figures=figures)
+decodeloop.provenance(model=loaded, provider=decoder, figures=figures)

@@ -63,6 +63,7 @@ def decoding_options(subjects):
         "sampler": st.none() | just(decodeloop.Sampler(seed=0, top_k=3)),
         "lookup": st.none(),
         "past_key_values": st.none(),
+        "prefill_chunk": st.none() | st.integers(1, 6),
     }
 
 
@@ -78,7 +79,7 @@ def generating_specs(subjects, call):
     }
     of_one_row = {
         "past_key_values": st.none() | caches,
-        "lookup": st.none() | just(decodeloop.PromptLookup()),
+        "lookup": st.sampled_from([None, decodeloop.PromptLookup(), decodeloop.DraftModel(subjects.llama)]),
         "sampler": st.none(),
     }
     ending = {
@@ -98,6 +99,9 @@ def choosing_specs(subjects):
 
     def sampled(**kw):
         return decodeloop.generate(subjects.phi, ONE, max_new_tokens=2, sampler=decodeloop.Sampler(**kw))
+
+    def drafted(**kw):
+        return decodeloop.generate(subjects.phi, ONE, max_new_tokens=5, lookup=decodeloop.DraftModel(**kw))
 
     def looked_up(**kw):
         return decodeloop.generate(subjects.phi, ONE, max_new_tokens=3, lookup=decodeloop.PromptLookup(**kw))
@@ -122,6 +126,12 @@ def choosing_specs(subjects):
                 "do_sample": FLAGS,
             },
             is_in(torch.Tensor),
+        ),
+        "DraftModel": Spec(
+            drafted,
+            {"model": st.sampled_from([subjects.llama, subjects.onnx])},
+            {"tokens": st.integers(1, 4)},
+            generates_as(subjects.phi, input_ids=ONE, max_new_tokens=5),
         ),
         "PromptLookup": Spec(
             looked_up, {}, {"tokens": st.integers(1, 4), "ngram": st.integers(1, 4)}, is_in(torch.Tensor)
@@ -209,10 +219,11 @@ def listed(**kw):
     return torch.cat([kw.get("input_ids").to(torch.int64), *(tokens[:, None] for tokens in new)], dim=-1)
 
 
-def generates_as(model):
-    """A check that tokens are those of ``model.generate``, where they were not drawn."""
+def generates_as(model, **always):
+    """A check that tokens are those of ``model.generate``, where they were not drawn; ``always`` was given besides."""
 
     def check(result, kw):
+        kw = kw | always
         tokens, ids = result[0] if isinstance(result, tuple) else result, kw["input_ids"]
         ends, length = kw.get("eos_token_id", "model"), kw.get("max_length")
         new = kw.get("max_new_tokens", 100) if length is None else length - ids.shape[1]

@@ -57,7 +57,7 @@ def model_specs(subjects):
                 "exporter": st.sampled_from(["fused", "gqa"]),
                 "check": just(False),
             },
-            {"logits": st.sampled_from(["all", "last", None])},
+            {"logits": st.sampled_from(["all", "last", None]), "progress": FLAGS},
             exported,
         ),
         "quantize_onnx": Spec(

@@ -11,6 +11,7 @@ HEADLINES = {
     "plot_generate": "From a prompt to text",
     "plot_onnx_speed": "Where the milliseconds go",
     "plot_engines": "Which engine",
+    "plot_limit": "How near to the limit",
 }
 UNIT = " (tokens/s)"
 HEAD = """\
@@ -27,7 +28,7 @@ FIGURE = """\
    :alt: {title}: tokens per second on each machine
    :class: dark-light
 
-   {title}, tokens per second: :ref:`{label}`. Bars are limits, from the bytes that a step must read.
+   {title}, tokens per second: :ref:`{label}`. Bars are limits: :doc:`how_we_measure`.
 
 """
 

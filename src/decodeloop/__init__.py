@@ -8,6 +8,7 @@ from decodeloop.conversation import Conversation
 from decodeloop.decoding.lookup import PromptLookup
 from decodeloop.decoding.pieces import text_pieces
 from decodeloop.decoding.sampling import Sampler
+from decodeloop.engines.draft import DraftModel
 from decodeloop.engines.onnx_call import onnx_generate
 from decodeloop.engines.onnx_decoder import OnnxDecoder
 from decodeloop.engines.torch_loop import generate, stream
@@ -32,6 +33,7 @@ from decodeloop.measuring.timing import (
     prefill_and_decode,
     prefill_and_decode_all,
 )
+from decodeloop.measuring.timings import GenerationTimings, Timings
 from decodeloop.models.load import LoadedModel, get_weight_type, load, unit_test_going
 from decodeloop.proof.check import Checked
 from decodeloop.proof.export import export_onnx
@@ -39,8 +41,10 @@ from decodeloop.proof.export import export_onnx
 __all__ = [
     "Checked",
     "Conversation",
+    "DraftModel",
     "ExportReport",
     "GenerationTiming",
+    "GenerationTimings",
     "LoadedModel",
     "OnnxDecoder",
     "PromptLookup",
@@ -48,6 +52,7 @@ __all__ = [
     "Roofline",
     "Sampler",
     "Timing",
+    "Timings",
     "TorchDecoder",
     "VerifyReport",
     "cache_to_tensors",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from decodeloop.decoding.sampling import Sampler
 from decodeloop.engines.onnx_decoder import OnnxDecoder
 from decodeloop.folder import open_folder, save_folder
 from decodeloop.models.load import load
+from decodeloop.progress import working
 
 EXPORT = """Export a model into a new folder that holds all that is needed to run it: the graph and its weights, the
 tokenizer with its chat template, the generation settings. The graph is run beside the model before the folder gets its
@@ -44,19 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def export(options: argparse.Namespace) -> None:
     """``export``: load, export and check, quantize, write the folder."""
-    with working(f"load {options.name}"):
+    with working(f"load {options.name}", announced=True):
         loaded = load(options.name, device=options.device, dtype=options.dtype)
     if loaded.note:
         print(f"  {loaded.note}", file=sys.stderr)
     what = f"export ({options.exporter}){f', quantize to {options.bits} bits' if options.bits else ''} and check"
-    with working(what):
+    with working(what, announced=True):
         report = save_folder(loaded, options.folder, exporter=options.exporter, bits=options.bits)
     print(f"{options.folder}: {report.bytes / 1e6:.1f} MB, a {report.graph} graph, {report.checked}")
 
 
 def chat(options: argparse.Namespace) -> None:
     """``chat``: a conversation with the model in a folder."""
-    with working(f"open {options.folder}"):
+    with working(f"open {options.folder}", announced=True):
         decoder, tokenizer = open_folder(options.folder, device=options.device)
     if not tokenizer.chat_template:
         print("  It has no chat template: it continues what you write.", file=sys.stderr)
@@ -87,32 +87,6 @@ def chat(options: argparse.Namespace) -> None:
                     f"  read {conversation.prefilled} tokens, wrote {conversation.written} in {seconds:.1f} s",
                     file=sys.stderr,
                 )
-
-
-@contextlib.contextmanager
-def working(what: str) -> Iterator[None]:
-    """Say on stderr what is being done, on a terminal with the seconds that pass, and how long it took."""
-    began, over = time.perf_counter(), threading.Event()
-
-    def tick() -> None:
-        while not over.wait(0.5):
-            print(f"\r{what} ... {time.perf_counter() - began:.0f} s", end="", file=sys.stderr, flush=True)
-
-    ticking = threading.Thread(target=tick, daemon=True)
-    print(f"{what} ...", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        ticking.start()
-    try:
-        yield
-    except BaseException:
-        over.set()
-        print(file=sys.stderr)
-        raise
-    over.set()
-    if ticking.is_alive():
-        ticking.join()
-    again = f"\r{what} ..." if sys.stderr.isatty() else ""
-    print(f"{again} {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
 
 
 def _sampler(decoder: OnnxDecoder, temperature: float | None, seed: int | None) -> Sampler | None:
