@@ -214,9 +214,8 @@ def both_ways(rules):
 runs = {}
 for times in [1, 2] if FAST else [1, 4, 12]:
     runs |= both_ways({"role": "system", "content": " ".join([system] * times)})
-timings = decodeloop.measure_all(runs)
-waits = pandas.Series({key: 1000 * t.median for key, t in timings.items()})
-waits = waits.unstack(level=0).rename_axis("prompt (tokens)")
+waits = decodeloop.measure_all(runs).table()["median (ms)"].unstack(level=0)
+waits = waits.rename_axis("prompt (tokens)")
 ax = waits.plot(marker="o")
 ax.set(title="The wait for an answer's first token", ylabel="ms", ylim=0)
 waits.round(1)
@@ -292,8 +291,7 @@ for way, (past, unread, position) in ways.items():
 runs = {
     way: lambda inputs=inputs: read_on(*inputs) for way, inputs in ways.items()
 }
-timings = decodeloop.measure_all(runs)
-costs["first token (ms)"] = [1000 * t.median for t in timings.values()]
+costs["first token (ms)"] = decodeloop.measure_all(runs).table()["median (ms)"]
 costs.round(2)
 
 # %%
@@ -336,12 +334,12 @@ assert "".join(pieces) == "Olá! 日本 👋" != "".join(broken)
 # Measured on
 # ===========
 
-figures = {
-    f"turn 5, {way} (positions)": float(by_turn[way][5]) for way in by_turn
-}
-for way in waits:
-    figures[f"longest rules, {way}: first token (ms)"] = waits[way].iloc[-1]
-for way in costs.index:
-    figures[f"full, {way}: first token (ms)"] = costs["first token (ms)"][way]
-    figures[f"full, {way}: perplexity"] = costs["perplexity"][way]
+figures = pandas.concat(
+    [
+        by_turn.loc[5].add_prefix("turn 5, ").add_suffix(" (positions)"),
+        waits.iloc[-1].add_prefix("longest rules, ").add_suffix(" (ms)"),
+        costs["first token (ms)"].add_prefix("full, ").add_suffix(" (ms)"),
+        costs["perplexity"].add_prefix("full, ").add_suffix(": perplexity"),
+    ]
+)
 decodeloop.provenance(model=loaded, provider=decoder, figures=figures)

@@ -284,9 +284,7 @@ def followed_again(make_rule):
 runs = {kind: followed_again(make_rule) for kind, make_rule in makers.items()}
 runs["the model's step"] = generate
 timings = decodeloop.prefill_and_decode_all(runs, most)
-cost = pandas.DataFrame(index=timings)
-cost["first (ms)"] = [1000 * t.prefill.median for t in timings.values()]
-cost["each further one (ms)"] = [1000 * t.decode.median for t in timings.values()]
+cost = timings.table().drop(columns="tokens/s")
 cost.round(3)
 
 # %%
@@ -361,10 +359,11 @@ agreement.round(2)
 # Measured on
 # ===========
 
-figures = {}
-for kind, row in cost.iterrows():
-    figures[f"{kind} (ms/token)"] = row["each further one (ms)"]
-for way, row in agreement.iterrows():
-    figures[f"JSON, {way}: forced (nats/token)"] = row["forced (nats/token)"]
-    figures[f"JSON, {way}: right verdicts (%)"] = row["right (%)"]
+figures = pandas.concat(
+    [
+        cost["next token (ms)"].add_suffix(" (ms/token)"),
+        agreement["forced (nats/token)"].add_suffix(": forced (nats/token)"),
+        agreement["right (%)"].add_suffix(": right verdicts (%)"),
+    ]
+)
 decodeloop.provenance(model=loaded, provider=decoder, figures=figures)
