@@ -30,6 +30,7 @@ from decodeloop.measuring.timing import (
     prefill_and_decode,
     prefill_and_decode_all,
 )
+from decodeloop.measuring.timings import GenerationTimings, Timings
 from decodeloop.models.load import LoadedModel, get_weight_type, load, unit_test_going
 from decodeloop.proof.check import Checked
 from decodeloop.proof.export import export_onnx
@@ -38,6 +39,7 @@ __all__ = [
     "Checked",
     "ExportReport",
     "GenerationTiming",
+    "GenerationTimings",
     "LoadedModel",
     "OnnxDecoder",
     "PromptLookup",
@@ -45,6 +47,7 @@ __all__ = [
     "Roofline",
     "Sampler",
     "Timing",
+    "Timings",
     "TorchDecoder",
     "VerifyReport",
     "cache_to_tensors",

@@ -30,17 +30,22 @@ class PlacedLayer(StaticLayer):
     def __init__(self, capacity: int, cache_position: torch.Tensor) -> None:
         super().__init__(capacity)
         self.cache_position = cache_position
+        self.begins = False  # whether what is written now is the whole text so far
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write at ``cache_position`` ``[new]``; the whole buffers."""
+        """Write at ``cache_position`` ``[new]``; the whole buffers, or what was written where a text begins."""
         made, kept = ((each.shape[1], each.shape[3]) for each in (key_states, self.keys))
         if made != kept:
             raise ValueError(f"the model makes (heads, size) {made} of keys, and its configuration says {kept}.")
         self.keys.index_copy_(2, self.cache_position, key_states)
         self.values.index_copy_(2, self.cache_position, value_states)
-        return self.keys, self.values
+        return (key_states, value_states) if self.begins else (self.keys, self.values)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """How many keys :meth:`update` returns, and the position of the first one."""
+        return (query_length, 0) if self.begins else super().get_mask_sizes(query_length)
 
     def get_seq_length(self) -> Any:
         """The positions before those that are written now: a tensor, since a captured step would keep an int."""
@@ -135,15 +140,20 @@ class StaticStep(CapturedStep):
         self.mask.zero_().masked_fill_(hidden[:, None, None], torch.finfo(self.mask.dtype).min)
 
     @contextlib.contextmanager
-    def writing_at(self, cache_position: torch.Tensor) -> Iterator[StaticCache]:
-        """The cache, whose layers write at these positions ``[new]`` instead of the step's."""
+    def writing_at(self, first: int, new: int) -> Iterator[StaticCache]:
+        """The cache, whose layers write at so many positions from ``first`` on instead of the step's.
+
+        Where a text begins there, its tokens see each other alone: what is not filled yet is not shown to attention,
+        which needs no mask then, and has kernels for that.
+        """
+        cache_position = torch.arange(first, first + new, device=self.cache_position.device)
         for layer in self.placed:
-            layer.cache_position = cache_position
+            layer.cache_position, layer.begins = cache_position, first == 0
         try:
             yield self.cache
         finally:
             for layer in self.placed:
-                layer.cache_position = self.cache_position
+                layer.cache_position, layer.begins = self.cache_position, False
 
     def compute(self) -> None:
         self.cache_position.add_(1)

@@ -22,7 +22,7 @@ from decodeloop.decoding.engine import Past
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.cuda_graph import Capture
-from decodeloop.engines.kernels.merged_linear import with_merged_linears
+from decodeloop.engines.kernels.compiled import compiled
 from decodeloop.engines.static_step import PLACED, StaticStep
 from decodeloop.engines.torch_loop import TorchEngine
 from decodeloop.models.load import LoadedModel
@@ -80,7 +80,7 @@ class TorchDecoder(TorchEngine):
         on_gpu = self.device.type == "cuda"
         self.runs_async = on_gpu and not self._keeps_states  # a state cannot go back
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
-        self.forward_one = torch.compile(for_one_token(model).forward, dynamic=False) if compile else model.forward
+        self.forward_one = compiled(model) if compile else model.forward
         self.steps: BufferPool[StaticStep] = BufferPool(capacity, self.max_positions)
 
     generate, stream = run, decode
@@ -118,14 +118,14 @@ class TorchDecoder(TorchEngine):
         self.length += new
         if new == 1 and seen:
             return self.step.run(tokens)
-        # layers with a state have to know which tokens are padding; attention is told which positions it may see
-        mask = self.prompt.mask(self.length) if self._keeps_states else self._mask(new)
+        # where a text begins, which tokens are padding says it all; later, which of the buffers' positions may be seen
+        mask = self._mask(new) if seen else self.prompt.mask(self.length)
         inputs: dict[str, Any] = {"attention_mask": mask}
         if self._accepts_positions:
             inputs["position_ids"] = self.prompt.positions(self.length, new)
         if self._keeps and not all_logits:
             inputs["logits_to_keep"] = 1
-        with self.step.writing_at(torch.arange(seen, self.length, device=self.device)) as cache:
+        with self.step.writing_at(seen, new) as cache:
             logits = self.model(input_ids=tokens, use_cache=True, **{self.cache_argument: cache}, **inputs).logits
         self.step.set_length(self.prompt, self.length)
         return logits
@@ -168,13 +168,3 @@ class TorchDecoder(TorchEngine):
 
     def _new_step(self, batch: int, capacity: int) -> StaticStep:
         return StaticStep(self, batch, capacity)
-
-
-def for_one_token(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, made for a step: its linear layers merged, and on a GPU with attention made for one query per row."""
-    fast = with_merged_linears(model)
-    if fast.device.type == "cuda" and fast.config._attn_implementation == "sdpa":
-        from decodeloop.engines.kernels.decode_attention import NAME  # Triton comes with PyTorch for GPUs only
-
-        fast.set_attn_implementation(NAME)
-    return fast
