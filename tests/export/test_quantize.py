@@ -66,9 +66,13 @@ def test_a_head_reads_the_bytes_of_the_table_that_it_shares(bundled, bundled_gra
 
 def test_a_table_of_its_own_is_gathered_from_in_8_bits(llama, tmp_path):
     export_onnx(llama, tmp_path / "m.onnx", exporter="fused")
-    target = quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", bits=8, accuracy_level=1)
+    target = quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", bits=8)
     assert readers(target)[0] == {"GatherBlockQuantized"}
-    assert verify(llama, OnnxDecoder(target, device="cpu"), prompt_ids(2, 9), max_new_tokens=8).max_kl < 0.01
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(target).graph.initializer}
+    numbers, scales = (arrays[f"embedding.weight.{part}"] for part in ("quantized", "scales"))
+    table, steps = llama.get_input_embeddings().weight.detach().numpy(), np.abs(scales)[..., None]
+    restored = (numbers.astype(np.float32) - 128) * scales[..., None]
+    assert (np.abs(restored - table.reshape(restored.shape)) <= 1.01 * steps).all()  # the end of the range is clipped
     whole = quantize_onnx(tmp_path / "m.onnx", tmp_path / "w.onnx", bits=8, embedding=False)
     assert set(whole.left) - set(target.left) == {"embedding.weight"}
     assert weights_size(target) < weights_size(whole)
@@ -128,9 +132,7 @@ def test_scales_have_the_graphs_type(phi, tmp_path, dtype):
 
 def test_a_quantized_file_is_not_quantized_again(bundled_fused, tmp_path):
     once = quantize_onnx(bundled_fused, tmp_path / "once.onnx")
-    with pytest.raises(
-        ValueError, match="quantized already: it has GatherBlockQuantized, MatMulNBits nodes"
-    ):
+    with pytest.raises(ValueError, match="quantized already: it has GatherBlockQuantized, MatMulNBits nodes"):
         quantize_onnx(once, tmp_path / "twice.onnx", bits=4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["once.onnx", "once.onnx.data"]
 
