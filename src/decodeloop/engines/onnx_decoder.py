@@ -192,6 +192,10 @@ class OnnxDecoder:
             raise RuntimeError(f"this decoder of {self.name} is closed: open the graph again.")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def shared_seed(self) -> int | None:
+        """None: one process runs a graph."""
+        return None
+
     def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
         """Refuse a text that outgrows the graph's rotary frequencies, and prompt lookup that lacks logits."""
         check_rope_length(self.config, prompt.longest + max_new_tokens, self.name, "a graph has one set")

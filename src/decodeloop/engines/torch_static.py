@@ -7,7 +7,7 @@ call per token. The cache is transformers' ``StaticCache``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from transformers import PreTrainedModel, StaticCache
@@ -18,7 +18,7 @@ from decodeloop.caches.convert import tensors_to_cache
 from decodeloop.caches.past import check_shapes, past_tensors
 from decodeloop.caches.states import read_state
 from decodeloop.checks import check_choice
-from decodeloop.decoding.engine import Past
+from decodeloop.decoding.engine import Past, exclusive
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.cuda_graph import Capture
@@ -52,7 +52,7 @@ class TorchDecoder(TorchEngine):
     Raises
     ------
     ValueError
-        If the model has layers of another kind, or an argument cannot be used.
+        If the model has layers of another kind, or layers on several devices, or an argument cannot be used.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class TorchDecoder(TorchEngine):
         super().__init__(model)
         model = self.model
         layers = StaticCache(config=self.config, max_cache_len=1).layers
+        self._check_one_device()
         other = next((type(layer).__name__ for layer in layers if type(layer) not in PLACED), None)
         local = "local" in (getattr(self.config, "attention_layers", None) or ())  # GPT-Neo: masked by the layers
         attends = self.cache_argument == "past_key_values"
@@ -84,6 +85,30 @@ class TorchDecoder(TorchEngine):
         self.steps: BufferPool[StaticStep] = BufferPool(capacity, self.max_positions)
 
     generate, stream = run, decode
+
+    def close(self) -> None:
+        """Let go of the buffers and the captured steps, at once. A closed decoder generates no more.
+
+        For a model that is spread over several GPUs, do so before ``torch.distributed.destroy_process_group()``: that
+        waits, for ever, until no captured step holds kernels that send something.
+        """
+        with exclusive(self):
+            self.generation += 1  # a stream that is still open must not go on
+            for step in self.steps.kept.values() if "steps" in self.__dict__ else ():
+                step.release()
+            for name in ("step", "steps", "forward_one"):
+                self.__dict__.pop(name, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("step", "steps") and "capture" in self.__dict__:
+            raise RuntimeError(f"this decoder of {self.name} is closed: make another one.")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
         """Refuse a text that outgrows its rotary frequencies: a step that is the same throughout has one set."""
@@ -165,6 +190,15 @@ class TorchDecoder(TorchEngine):
         return torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device).masked_fill(
             ~seen, torch.finfo(self.model.dtype).min
         )
+
+    def _check_one_device(self) -> None:
+        devices = sorted({str(parameter.device) for parameter in self.model.parameters()})
+        if len(devices) > 1 or hasattr(self.model, "_pp_stage"):
+            where = f"are on {', '.join(devices)}" if len(devices) > 1 else "are in several processes"
+            raise ValueError(
+                f"the layers of {self.name} {where}, and the buffers of a step are on one device: use "
+                "decodeloop.generate(model, ...)."
+            )
 
     def _new_step(self, batch: int, capacity: int) -> StaticStep:
         return StaticStep(self, batch, capacity)

@@ -19,6 +19,7 @@ from decodeloop.checks import check_count, is_real, shown
 from decodeloop.export.file import model_settings, read_graph, read_metadata
 from decodeloop.measuring.bandwidth import memory_bandwidth
 from decodeloop.models.load import LoadedModel, get_weight_type
+from decodeloop.models.spread import local, rank_config
 
 if TYPE_CHECKING:
     from decodeloop.engines.onnx_decoder import OnnxDecoder
@@ -91,7 +92,9 @@ def roofline(
 
     Every weight is read once, whatever the number of rows, but for a table that is only gathered from: the embedding,
     unless the head shares it. The keys and values of all earlier positions are read too; a layer with a sliding
-    window reads those within it. Of a mixture of experts, all are counted, which few rows do not read.
+    window reads those within it. Of a mixture of experts, all are counted, which few rows do not read. Of a model
+    that is spread over several processes, it is what this one reads (with ``length``, each of them has to ask); what
+    they send each other takes its time besides.
 
     Parameters
     ----------
@@ -130,7 +133,7 @@ def roofline(
     model = model.model if isinstance(model, LoadedModel) else model
     path = model if isinstance(model, str | os.PathLike) else getattr(model, "path", None)
     if isinstance(model, PreTrainedModel):
-        weights, config, dtype = _model(model)
+        weights, config, dtype = _model(model, length)
     elif path is not None:
         weights, config, dtype = _graph(Path(path))
     else:
@@ -139,10 +142,12 @@ def roofline(
     return Roofline(weights, cache, memory_bandwidth(device) if bandwidth is None else float(bandwidth), batch)
 
 
-def _model(model: PreTrainedModel) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
+def _model(model: PreTrainedModel, length: int) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
     modules = (module for module in model.modules() if not isinstance(module, torch.nn.Embedding))
-    read = {id(parameter): parameter.nbytes for module in modules for parameter in module.parameters(recurse=False)}
-    return sum(read.values()), model.config.get_text_config(decoder=True), get_weight_type(model)
+    read = {id(weight): local(weight).nbytes for module in modules for weight in module.parameters(recurse=False)}
+    # the heads of a rank are asked of all ranks, and only where there is a cache
+    config = rank_config(model) if length else model.config.get_text_config(decoder=True)
+    return sum(read.values()), config, get_weight_type(model)
 
 
 def _graph(path: Path) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
