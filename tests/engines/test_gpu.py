@@ -109,18 +109,33 @@ def test_a_compiled_step_is_captured_and_writes_the_same(replays):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("shape", [(77, 300), (5, 4100), (2048, 2048)])
-def test_a_row_times_a_matrix_is_what_linear_gives(shape, dtype):
-    from decodeloop.engines.kernels import matvec
+@pytest.mark.parametrize("shape", [(78, 300), (6, 4100), (2048, 2048)])
+def test_a_row_times_a_matrix_is_what_pytorch_gives_with_what_stands_around_it(shape, dtype):
+    from decodeloop.engines.kernels import products
+
+    def close(got, exact):
+        assert got.dtype == dtype
+        error = (got.double().cpu() - exact).abs().max() / exact.abs().max()
+        assert error < max(8 * torch.finfo(dtype).eps, 1e-5)  # TF32 would be off by about 1e-4
 
     weight = torch.randn(shape, device="cuda", dtype=dtype)
-    for rows, bias in ((1, None), (1, weight[:, 0].contiguous()), (3, None)):
+    bias, norm = weight[:, 0].contiguous(), weight[0].contiguous()
+    for rows, offset in ((1, None), (1, bias), (3, None)):
         x = torch.randn(rows, 1, shape[1], device="cuda", dtype=dtype)
-        exact = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
-        got = matvec.linear(x, weight, bias)
-        assert got.dtype == dtype
-        error = (got.double() - exact).abs().max() / exact.abs().max()
-        assert error < max(4 * torch.finfo(dtype).eps, 1e-5)  # TF32 would be off by about 1e-4
+        close(products.linear(x, weight, offset), products.matvec(*(wide(t) for t in (x, weight, offset))))
+    x, residual = torch.randn(1, 1, shape[1], device="cuda", dtype=dtype), bias[None, None]
+    for offset in (None, bias):
+        arguments = x, weight, offset, residual
+        close(products.matvec_add(*arguments), products.matvec_add(*map(wide, arguments)))
+        for plus_one, gate in ((False, ""), (True, ""), (False, "silu"), (True, "gelu_tanh")):
+            if offset is None or not gate:
+                exact = products.norm_matvec(wide(x), wide(norm), 1e-5, plus_one, wide(weight), wide(offset), gate)
+                close(products.norm_matvec(x, norm, 1e-5, plus_one, weight, offset, gate), exact)
+
+
+def wide(tensor):
+    """In float64 on the CPU, where the operators are what they mean."""
+    return None if tensor is None else tensor.double().cpu()
 
 
 @pytest.mark.parametrize("size", [64, 48, 256])

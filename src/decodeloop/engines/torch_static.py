@@ -22,7 +22,7 @@ from decodeloop.decoding.engine import Past, exclusive
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.cuda_graph import Capture
-from decodeloop.engines.kernels.merged_linear import with_merged_linears
+from decodeloop.engines.kernels.compiled import compiled
 from decodeloop.engines.static_step import PLACED, StaticStep
 from decodeloop.engines.torch_loop import TorchEngine
 from decodeloop.models.load import LoadedModel
@@ -81,7 +81,7 @@ class TorchDecoder(TorchEngine):
         on_gpu = self.device.type == "cuda"
         self.runs_async = on_gpu and not self._keeps_states  # a state cannot go back
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
-        self.forward_one = torch.compile(for_one_token(model).forward, dynamic=False) if compile else model.forward
+        self.forward_one = compiled(model) if compile else model.forward
         self.steps: BufferPool[StaticStep] = BufferPool(capacity, self.max_positions)
 
     generate, stream = run, decode
@@ -202,13 +202,3 @@ class TorchDecoder(TorchEngine):
 
     def _new_step(self, batch: int, capacity: int) -> StaticStep:
         return StaticStep(self, batch, capacity)
-
-
-def for_one_token(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, made for a step: its linear layers merged, and on a GPU with attention made for one query per row."""
-    fast = with_merged_linears(model)
-    if fast.device.type == "cuda" and fast.config._attn_implementation == "sdpa":
-        from decodeloop.engines.kernels.decode_attention import NAME  # Triton comes with PyTorch for GPUs only
-
-        fast.set_attn_implementation(NAME)
-    return fast

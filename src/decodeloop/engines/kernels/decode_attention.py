@@ -19,6 +19,8 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from decodeloop.engines.kernels.overlap import launch
+
 NAME = "decodeloop"  # among transformers' attention functions
 BLOCK = 128  # positions that a program loads at once, of heads of up to 64 numbers
 LOADED = 8192  # numbers of keys that it loads at once, at most: they stay in registers
@@ -40,7 +42,7 @@ def attention(
     ``query`` is ``[batch, heads, new, head size]``, ``key`` and ``value`` ``[batch, key heads, capacity, head size]``,
     the mask ``[batch, 1, new, capacity]`` is added to the scores; the result is ``[batch, new, heads, head size]``.
     """
-    rows, heads, new, size = query.shape
+    rows, _, new, size = query.shape
     if (
         new != 1
         or attention_mask is None
@@ -50,6 +52,16 @@ def attention(
         or any(kwargs.get(name) is not None for name in OTHERS)
     ):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    scale = size**-0.5 if scaling is None else scaling
+    return decode_attention(query, key, value, attention_mask, scale), None
+
+
+@torch.library.custom_op("decodeloop::decode_attention", mutates_args=(), device_types="cuda")
+def decode_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """The kernels as an operator of PyTorch: the compiler would copy what the first one leaves for the second."""
+    rows, heads, _, size = query.shape
     capacity, groups = key.shape[2], heads // key.shape[1]
     width = triton.next_power_of_2(size)
     block = min(BLOCK, LOADED // width)
@@ -58,12 +70,11 @@ def attention(
     result = query.new_empty(rows, 1, heads, size)
     m_pieces, l_pieces = query.new_empty(2, rows * heads, pieces, dtype=torch.float32)
     acc_pieces = query.new_empty(rows * heads, pieces, width, dtype=torch.float32)
-    scale = size**-0.5 if scaling is None else scaling
     _attend[(rows * heads, pieces)](
         query.contiguous(),
         key.contiguous(),
         value.contiguous(),
-        attention_mask.contiguous(),
+        mask.contiguous(),
         result,
         m_pieces,
         l_pieces,
@@ -78,10 +89,27 @@ def attention(
         BLOCK=block,
         WIDTH=width,
         num_warps=4,
+        **launch(query.device),
     )
     if pieces > 1:
-        _join[(rows * heads,)](m_pieces, l_pieces, acc_pieces, result, size, PIECES=pieces, WIDTH=width, num_warps=1)
-    return result, None
+        _join[(rows * heads,)](
+            m_pieces,
+            l_pieces,
+            acc_pieces,
+            result,
+            size,
+            PIECES=pieces,
+            WIDTH=width,
+            num_warps=1,
+            **launch(query.device),
+        )
+    return result
+
+
+@decode_attention.register_fake
+def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+    rows, heads, new, size = query.shape
+    return query.new_empty(rows, new, heads, size)
 
 
 @triton.jit
@@ -103,6 +131,7 @@ def _attend(
     STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """One head's weighted sum of the values of one piece of the positions, as a softmax that is not yet divided.
 
@@ -114,6 +143,9 @@ def _attend(
     shared = (row * (heads // GROUPS) + (head % heads) // GROUPS).to(tl.int64) * capacity
     column = tl.arange(0, WIDTH)
     inside = column < size
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     q = (tl.load(query + head * size + column, mask=inside, other=0.0).to(tl.float32) * scale).to(tl.float32)
     m_i, l_i, acc = -float("inf"), 0.0, tl.zeros((WIDTH,), tl.float32)
     for step in range(STEPS):
@@ -139,9 +171,21 @@ def _attend(
 
 
 @triton.jit
-def _join(m_pieces, l_pieces, acc_pieces, result, size, PIECES: tl.constexpr, WIDTH: tl.constexpr):
+def _join(
+    m_pieces,
+    l_pieces,
+    acc_pieces,
+    result,
+    size,
+    PIECES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
     """One head's pieces, weighed by their highest scores."""
     head, column = tl.program_id(0), tl.arange(0, WIDTH)
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     m_i = tl.load(m_pieces + head * PIECES)
     for piece in range(1, PIECES):
         m_i = tl.maximum(m_i, tl.load(m_pieces + head * PIECES + piece))

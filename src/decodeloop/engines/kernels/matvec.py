@@ -1,9 +1,13 @@
-"""A linear layer for a single row: a matrix-vector product, which takes as long as reading the matrix does.
+"""A matrix-vector product, which takes as long as reading the matrix does, with what stands around it in a layer.
 
 Libraries tune their products for many rows, and one row leaves part of the memory's speed unused. The kernel here gives
-each of many small programs two rows of the matrix or so, and has it load the next piece while it multiplies this one.
-The sizes are the fastest ones, or within 2 % of them, for five matrices of phi-1_5 on an H100, of about 60 tried: they
-took 0.73 (2,048 x 2,048) to 0.90 (14,336 x 2,048) of the time of PyTorch's product.
+each of many small programs two rows of the matrix or so, which it begins to load while the kernel before it ends
+(:mod:`decodeloop.engines.kernels.overlap`). The sizes are the fastest ones, or within 2 % of them, for five matrices of
+phi-1_5 on an H100, of about 60 tried: they took 0.73 (2,048 x 2,048) to 0.90 (14,336 x 2,048) of the time of PyTorch's
+product.
+
+A norm before it, a gate or a sum behind it, cost nothing in it, and a kernel of their own, a microsecond or more, if
+they stand alone: in a small model that is as much as the product.
 
 Source: the idea is that of any GEMV kernel, such as `FastGEMV <https://github.com/wangsiping97/FastGEMV>`_; it is
 written in `Triton <https://triton-lang.org>`_, which comes with PyTorch for CUDA and which ``torch.compile`` needs.
@@ -14,58 +18,136 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch.nn import functional
+
+from decodeloop.engines.kernels.overlap import launch
 
 COLUMNS = 2048  # of one row, loaded at once
 PIECE = 4096  # weights that a program loads at once: of two rows, or more of a narrow matrix
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # what may be added up in float32
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """``torch.nn.functional.linear``; for a single row of ``x`` by the kernel below.
-
-    ``x`` is ``[..., in]``, ``weight`` ``[out, in]`` and contiguous, ``bias`` ``[out]``; the result is ``[..., out]``.
-    """
+def product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    norm: torch.Tensor | None = None,
+    eps: float = 0.0,
+    plus_one: bool = False,
+    gate: str = "",
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What the operators of :mod:`decodeloop.engines.kernels.products` say, of one row ``x`` ``[..., in]``."""
     rows, columns = weight.shape
-    if x.numel() != columns or x.dtype not in DTYPES:
-        return functional.linear(x, weight, bias)
+    rows = rows // 2 if gate else rows
     y = x.new_empty((*x.shape[:-1], rows))
     width = min(COLUMNS, triton.next_power_of_2(columns))
     height = PIECE // width
-    _matvec[(triton.cdiv(rows, height),)](
+    _matvec[(triton.cdiv(rows, height // 2 if gate else height),)](
         x.contiguous(),
         weight,
         weight if bias is None else bias,
+        weight if norm is None else norm,
+        weight if residual is None else residual.contiguous(),
         y,
         rows,
         columns,
+        eps,
         HAS_BIAS=bias is not None,
+        HAS_NORM=norm is not None,
+        PLUS_ONE=plus_one,
+        GATE=gate,
+        HAS_RESIDUAL=residual is not None,
         HEIGHT=height,
         WIDTH=width,
         num_warps=2,
         num_stages=4,
+        **launch(x.device),
     )
     return y
 
 
 @triton.jit
-def _matvec(x, weight, bias, y, rows, columns, HAS_BIAS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
-    """``HEIGHT`` rows of ``weight @ x + bias``; the weights pass the cache by, since nothing reads them again."""
-    row = tl.program_id(0) * HEIGHT + tl.arange(0, HEIGHT)
+def _matvec(
+    x,
+    weight,
+    bias,
+    norm,
+    residual,
+    y,
+    rows,
+    columns,
+    eps,
+    HAS_BIAS: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+    PLUS_ONE: tl.constexpr,
+    GATE: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    """``HEIGHT`` rows of the matrix; they pass the cache by, since nothing reads them again."""
+    place = tl.arange(0, HEIGHT)
+    if GATE != "":  # a gate and what it opens beside each other
+        out = tl.program_id(0) * (HEIGHT // 2) + place // 2
+        row = out + rows * (place % 2)
+    else:
+        out = tl.program_id(0) * HEIGHT + place
+        row = out
     start = weight + row[:, None].to(tl.int64) * columns
-    total = tl.zeros((HEIGHT, WIDTH), tl.float32)
-    for first in range(0, columns, WIDTH):
+    there = (out < rows)[:, None]
+    column = tl.arange(0, WIDTH)
+    inside = column < columns
+    matrix = tl.load(start + column[None, :], mask=there & inside[None, :], other=0.0, eviction_policy="evict_first")
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    scale = 1.0
+    if HAS_NORM:
+        squares = tl.zeros((WIDTH,), tl.float32)
+        for first in range(0, columns, WIDTH):
+            numbers = tl.load(x + first + column, mask=first + column < columns, other=0.0).to(tl.float32)
+            squares += numbers * numbers
+        scale = tl.rsqrt(tl.sum(squares, axis=0) / columns + eps)
+    vector = _normed(x, norm, scale, column, inside, HAS_NORM, PLUS_ONE)
+    total = matrix.to(tl.float32) * vector[None, :]
+    for first in range(WIDTH, columns, WIDTH):
         column = first + tl.arange(0, WIDTH)
         inside = column < columns
-        vector = tl.load(x + column, mask=inside, other=0.0, eviction_policy="evict_last")
+        vector = _normed(x, norm, scale, column, inside, HAS_NORM, PLUS_ONE)
         matrix = tl.load(
-            start + column[None, :],
-            mask=(row < rows)[:, None] & inside[None, :],
-            other=0.0,
-            eviction_policy="evict_first",
+            start + column[None, :], mask=there & inside[None, :], other=0.0, eviction_policy="evict_first"
         )
-        total += matrix.to(tl.float32) * vector.to(tl.float32)[None, :]
+        total += matrix.to(tl.float32) * vector[None, :]
     result = tl.sum(total, axis=1)
     if HAS_BIAS:
-        result += tl.load(bias + row, mask=row < rows, other=0.0).to(tl.float32)
-    tl.store(y + row, result.to(y.dtype.element_ty), mask=row < rows)
+        result += tl.load(bias + row, mask=out < rows, other=0.0).to(tl.float32)
+    result = result.to(y.dtype.element_ty)
+    if GATE != "":
+        gates, others = tl.split(tl.reshape(result, (HEIGHT // 2, 2)))
+        gates = gates.to(tl.float32)
+        if GATE == "silu":
+            gates = gates / (1 + tl.exp(-gates))
+        else:
+            inner = 0.7978845608028654 * (gates + 0.044715 * gates * gates * gates)
+            gates = gates * (1 - 1 / (tl.exp(2 * inner) + 1))
+        result = (gates.to(others.dtype).to(tl.float32) * others.to(tl.float32)).to(others.dtype)
+        out = tl.program_id(0) * (HEIGHT // 2) + tl.arange(0, HEIGHT // 2)
+    if HAS_RESIDUAL:
+        before = tl.load(residual + out, mask=out < rows, other=0.0)
+        result = (before.to(tl.float32) + result.to(tl.float32)).to(result.dtype)
+    tl.store(y + out, result, mask=out < rows)
+
+
+@triton.jit
+def _normed(x, norm, scale, column, inside, HAS_NORM: tl.constexpr, PLUS_ONE: tl.constexpr):
+    """Some of the numbers that are multiplied, in float32, rounded where the model rounds them."""
+    numbers = tl.load(x + column, mask=inside, other=0.0, eviction_policy="evict_last")
+    if HAS_NORM:
+        weights = tl.load(norm + column, mask=inside, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        scaled = numbers.to(tl.float32) * scale
+        if PLUS_ONE:
+            numbers = (scaled * (1 + weights)).to(numbers.dtype)
+        else:
+            numbers = (scaled.to(numbers.dtype).to(tl.float32) * weights).to(numbers.dtype)
+    return numbers.to(tl.float32)

@@ -1,6 +1,7 @@
 """Linear layers that read the same tensor, computed as one product: fewer and larger kernels, the same numbers.
 
-On a GPU the product of a single row, which is a decode step of one text, is :mod:`decodeloop.engines.kernels.matvec`'s.
+On a GPU the product of a single row, which is a decode step of one text, is an operator of our own
+(:mod:`decodeloop.engines.kernels.products`).
 
 Which layers share an input is found by watching a model read one token, so this knows no architecture: queries, keys
 and values do, gate and up do, and a parallel block reads one tensor for all of these.
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from decodeloop.engines.kernels import products
 from decodeloop.models.linears import joined_bias
 from decodeloop.models.spread import is_split, local
 
@@ -62,11 +64,7 @@ class Columns(nn.Module):
 
 def linear_for(device: torch.device) -> Any:
     """The fastest ``linear(x, weight, bias)`` on a device."""
-    if device.type != "cuda":
-        return functional.linear
-    from decodeloop.engines.kernels import matvec  # Triton comes with PyTorch for GPUs only
-
-    return matvec.linear
+    return products.linear if device.type == "cuda" else functional.linear
 
 
 def with_merged_linears(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,0 +1,115 @@
+"""What stands around a product of a single row joins it: the norm before it, the gate or the sum behind it.
+
+The compiler's graph of a step is searched for these patterns, so this knows no architecture: a layer that computes the
+same in another order keeps its kernels. Each pattern is plain PyTorch (:mod:`decodeloop.engines.kernels.products`),
+traced as the compiler traces a model.
+
+Source: `inductor's pattern matcher
+<https://github.com/pytorch/pytorch/blob/main/torch/_inductor/pattern_matcher.py>`_.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+from torch._inductor.pattern_matcher import Match, PatternMatcherPass, fwd_only, register_replacement
+
+from decodeloop.engines.kernels import products
+from decodeloop.engines.kernels.products import GATES, gated, matvec, matvec_add, norm_matvec, rms_norm
+
+Pattern = tuple[Callable[..., Any], Callable[..., Any]]  # what is searched, and what replaces it
+EPS = 3.7e-5  # stands for any in a pattern, so it must be a number that no model has anywhere else
+
+
+class Fusion(CustomGraphPass):
+    """A pass over the compiler's graph of a step of a model of this dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        for patterns in _passes(self.dtype):
+            patterns.apply(graph)
+
+    def uuid(self) -> Any:
+        return get_hash_for_files((__file__, products.__file__), str(self.dtype))
+
+
+@functools.cache
+def _passes(dtype: torch.dtype) -> list[PatternMatcherPass]:
+    """In their order: a gate is looked for behind products that have their norm."""
+    norms = [pattern for one in (False, True) for pattern in _norms(one)]
+    gates = [_gate(one, gate) for one in (False, True) for gate in GATES]
+    return [_pass(patterns, dtype) for patterns in (norms, gates, _sums())]
+
+
+def _norms(one: bool) -> list[Pattern]:
+    return [
+        (
+            lambda x, norm, weight, eps: matvec(rms_norm(x, norm, eps, one), weight, None),
+            lambda x, norm, weight, eps: norm_matvec(x, norm, eps, one, weight, None, ""),
+        ),
+        (
+            lambda x, norm, weight, eps, bias: matvec(rms_norm(x, norm, eps, one), weight, bias),
+            lambda x, norm, weight, eps, bias: norm_matvec(x, norm, eps, one, weight, bias, ""),
+        ),
+    ]
+
+
+def _gate(one: bool, gate: str) -> Pattern:
+    return (
+        lambda x, norm, weight, eps: gated(norm_matvec(x, norm, eps, one, weight, None, ""), gate),
+        lambda x, norm, weight, eps: norm_matvec(x, norm, eps, one, weight, None, gate),
+    )
+
+
+def _sums() -> list[Pattern]:
+    return [
+        (
+            lambda x, weight, residual: residual + matvec(x, weight, None),
+            lambda x, weight, residual: matvec_add(x, weight, None, residual),
+        ),
+        (
+            lambda x, weight, residual: matvec(x, weight, None) + residual,
+            lambda x, weight, residual: matvec_add(x, weight, None, residual),
+        ),
+        (
+            lambda x, weight, residual, bias: residual + matvec(x, weight, bias),
+            lambda x, weight, residual, bias: matvec_add(x, weight, bias, residual),
+        ),
+        (
+            lambda x, weight, residual, bias: matvec(x, weight, bias) + residual,
+            lambda x, weight, residual, bias: matvec_add(x, weight, bias, residual),
+        ),
+    ]
+
+
+def _pass(patterns: list[Pattern], dtype: torch.dtype) -> PatternMatcherPass:
+    """The patterns, each traced with a few numbers in place of a layer's."""
+    examples = {
+        "x": torch.empty(1, 1, 8, dtype=dtype),
+        "norm": torch.empty(8, dtype=dtype),
+        "weight": torch.empty(6, 8, dtype=dtype),
+        "bias": torch.empty(6, dtype=dtype),
+        "residual": torch.empty(1, 1, 6, dtype=dtype),
+    }
+    found = PatternMatcherPass(pass_name="decodeloop")
+    for search, replace in patterns:
+        names = list(inspect.signature(search).parameters)
+        inputs = [examples[name] for name in names if name != "eps"]
+        scalars = {"eps": EPS} if "eps" in names else None
+        register_replacement(search, replace, inputs, fwd_only, found, _adds_alike, scalar_workaround=scalars)
+    return found
+
+
+def _adds_alike(match: Match) -> bool:
+    """What is added has the product's shape and dtype: the kernel neither repeats numbers nor widens them."""
+    if "residual" not in match.kwargs:
+        return True
+    result, added = (node.meta["val"] for node in (match.output_node(), match.kwargs["residual"]))
+    return bool(result.shape == added.shape and result.dtype == added.dtype)

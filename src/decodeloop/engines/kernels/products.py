@@ -1,0 +1,107 @@
+"""Products of a single row as operators of PyTorch, alone and with what stands around them in a decoder layer.
+
+As operators they stay whole when a step is compiled, and :mod:`decodeloop.engines.kernels.fusion` can find them in its
+graph. On a GPU they are the kernel of :mod:`decodeloop.engines.kernels.matvec`; on a CPU, where nothing uses them but
+tests, they are what they mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # what may be added up in float32
+GATES = {"silu": functional.silu, "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh")}
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """``torch.nn.functional.linear``; for a single row of ``x`` as an operator that the kernel computes.
+
+    ``x`` is ``[..., in]``, ``weight`` ``[out, in]`` and contiguous, ``bias`` ``[out]``; the result is ``[..., out]``.
+    """
+    if x.numel() != weight.shape[1] or x.dtype not in DTYPES:
+        return functional.linear(x, weight, bias)
+    return matvec(x, weight, bias)
+
+
+@torch.library.custom_op("decodeloop::matvec", mutates_args=())
+def matvec(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """``weight @ x + bias``."""
+    if x.is_cuda:
+        return _kernel(x, weight, bias)
+    return functional.linear(x, weight, bias)
+
+
+@torch.library.custom_op("decodeloop::matvec_add", mutates_args=())
+def matvec_add(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor
+) -> torch.Tensor:
+    """``residual + weight @ x + bias``: the end of an attention or feed-forward block."""
+    if x.is_cuda:
+        return _kernel(x, weight, bias, residual=residual)
+    return residual + functional.linear(x, weight, bias)
+
+
+@torch.library.custom_op("decodeloop::norm_matvec", mutates_args=())
+def norm_matvec(
+    x: torch.Tensor,
+    norm: torch.Tensor,
+    eps: float,
+    plus_one: bool,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    gate: str,
+) -> torch.Tensor:
+    """``weight @ rms_norm(x) + bias``: the beginning of a block.
+
+    ``norm`` ``[in]`` scales what is normalised, plus one where a model says so. With a ``gate``, one of
+    :data:`GATES`, the rows of ``weight`` are gates, then as many others, and the result is ``gate(gates) * others``.
+    """
+    if x.is_cuda:
+        return _kernel(x, weight, bias, norm=norm, eps=eps, plus_one=plus_one, gate=gate)
+    y = functional.linear(rms_norm(x, norm, eps, plus_one), weight, bias)
+    return gated(y, gate) if gate else y
+
+
+def rms_norm(x: torch.Tensor, norm: torch.Tensor, eps: float, plus_one: bool) -> torch.Tensor:
+    """`Root mean square layer normalization <https://arxiv.org/abs/1910.07467>`_, rounded where transformers rounds."""
+    wide = x.to(torch.float32)
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return (wide * (1.0 + norm.float())).type_as(x) if plus_one else norm * wide.to(x.dtype)
+
+
+def gated(y: torch.Tensor, gate: str) -> torch.Tensor:
+    """The first half of the columns, activated, times the second."""
+    half = y.shape[-1] // 2
+    return GATES[gate](y[..., :half]) * y[..., half : 2 * half]  # as merged layers take their columns
+
+
+def _kernel(*arguments: Any, **options: Any) -> torch.Tensor:
+    from decodeloop.engines.kernels.matvec import product  # Triton comes with PyTorch for GPUs only
+
+    return product(*arguments, **options)
+
+
+@matvec.register_fake
+def _(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@matvec_add.register_fake
+def _(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@norm_matvec.register_fake
+def _(
+    x: torch.Tensor,
+    norm: torch.Tensor,
+    eps: float,
+    plus_one: bool,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    gate: str,
+) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0] // (2 if gate else 1)))
