@@ -1,7 +1,7 @@
 """How fast is each decode loop on this machine, and how far from its limit? Prints a table, writes JSON.
 
     python benchmarks/decode_speed.py                                  # the bundled model
-    python benchmarks/decode_speed.py --model llama-110m --prompt 24 512 --json speed.json
+    python benchmarks/decode_speed.py --model llama-110m --prompt 24 512 --output speed.json
     python benchmarks/decode_speed.py --model microsoft/phi-1_5 --batch 1 4 16
 
 All loops are opened, shown to write the same tokens, and then timed in turns, so that a slow moment of the machine
@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import gc
+import inspect
 import re
 import resource
 from pathlib import Path
 
-import pandas
 import torch
-from loops import LOOPS, Skipped, exports, write_json
+from as_table import printed
+from loops import LOOPS, Skipped, exports
+from measurements import BASE, LIMIT, NEXT, add_output_options, failed, row, timed, write
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import decodeloop
@@ -53,55 +55,51 @@ def same_tokens(expected: torch.Tensor, got: torch.Tensor, length: int) -> int:
 
 
 @torch.no_grad()
-def parting(model, expected: torch.Tensor, got: torch.Tensor, position: int) -> str:
+def parting(model, expected: torch.Tensor, got: torch.Tensor, position: int) -> tuple[float, bool] | None:
     """How much the model prefers its own token where a loop's first differs, and whether rounding decides there."""
     if position == expected.shape[1]:
-        return ""
+        return None
     got = got.to(expected.device)
-    row = int((expected[:, position] != got[:, position]).nonzero()[0])
-    logits = model(expected[row : row + 1, :position]).logits[0, -1].float()
-    margin = float(logits[expected[row, position]] - logits[got[row, position]])
+    text = int((expected[:, position] != got[:, position]).nonzero()[0])
+    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    logits = model(expected[text : text + 1, :position], use_cache=False, **keep).logits[0, -1].float()
+    margin = float(logits[expected[text, position]] - logits[got[text, position]])
     rounding = 32 * torch.finfo(model.dtype).eps * float(logits.abs().max())  # as decodeloop.verify has it
-    return f"{margin:.2g}{' (near tie)' if margin <= rounding else ''}"
+    return margin, margin <= rounding
 
 
-def compare(model, runs: dict, rows: int, length: int, new: int, repeats: int) -> list[dict]:
-    """One row of the table for each loop."""
-    generator = torch.Generator().manual_seed(rows * 10000 + length)
-    ids = torch.randint(3, model.config.vocab_size, (rows, length), generator=generator).to(model.device)
-    expected = runs["generate"](ids, new)
-    same, lost, working = {}, {}, {}
+def agreement(model, expected: torch.Tensor, got: torch.Tensor, length: int, /, **place) -> list[dict]:
+    """The rows that say how many new tokens are those of ``generate``, and by how much the first other one differs."""
+    same = same_tokens(expected, got, length)
+    rows = [row("same tokens", same, **place)]
+    if lost := parting(model, expected, got, length + same):
+        margin, near = lost
+        rows.append(row("margin", margin, note="near tie" if near else None, **place))
+    return rows
+
+
+def compare(model, runs: dict, new: int, repeats: int, /, **place) -> list[dict]:
+    """The rows of each loop, at one batch and one length of the prompt."""
+    batch, length = place["batch"], place["context"]
+    generator = torch.Generator().manual_seed(batch * 10000 + length)
+    ids = torch.randint(3, model.config.vocab_size, (batch, length), generator=generator).to(model.device)
+    expected = runs[BASE](ids, new)
+    rows, working = [], {}
     for name, run in runs.items():
         try:
-            if name != "generate":
+            if name != BASE:
                 run(ids, new), run(ids, new)  # buffers, compilation and capture
-            got = expected if name == "generate" else run(ids, new)
-            same[name] = same_tokens(expected, got, length)
-            lost[name] = parting(model, expected, got, length + same[name])
+                rows += agreement(model, expected, run(ids, new), length, engine=name, **place)
             working[name] = run
         except Exception as error:  # a peer that cannot do this batch must not end the comparison
-            print(f"  {name}, {rows} x {length}: {type(error).__name__}: {str(error).splitlines()[0]}", flush=True)
+            rows.append(failed(error, engine=name, **place))
     timings = decodeloop.prefill_and_decode_all(
         {name: lambda k, run=run: run(ids, k) for name, run in working.items()}, new, repeats=repeats
     )
-    limit = decodeloop.roofline(model, model.device, length=length + new // 2, batch=rows)
-    base = timings["generate"].decode.median
-    return [
-        {
-            "rows": rows,
-            "prompt": length,
-            "loop": name,
-            "first token (ms)": 1e3 * t.prefill.median,
-            "next token (ms)": 1e3 * t.decode.median,
-            "spread": t.decode.spread,
-            "tokens/s": rows / t.decode.median,
-            "x generate": base / t.decode.median,
-            "of limit": limit.share(t.decode.median),
-            "same tokens": f"{same[name]}/{new}",
-            "margin": lost[name],
-        }
-        for name, t in timings.items()
-    ]
+    for name, t in timings.items():
+        rows += timed(t.prefill.times, t.decode.times, engine=name, **place)
+    limit = decodeloop.roofline(model, model.device, length=length + new // 2, batch=batch)
+    return [*rows, row(NEXT, 1e3 * limit.seconds, engine=LIMIT, **place)]
 
 
 def main() -> None:
@@ -116,7 +114,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keep the exported graphs here, for the next run of this model")
-    parser.add_argument("--json", type=Path, help="write the rows here, with where they were measured")
+    add_output_options(parser, "decode_speed")
     options = parser.parse_args()
 
     shapes = [(batch, length) for batch in options.batch for length in options.prompt]
@@ -130,25 +128,23 @@ def main() -> None:
     count = sum(p.numel() for p in model.parameters())
     limit = decodeloop.roofline(model, model.device)
     print(f"{options.model}: {count / 1e6:.0f} M weights ({weights}), {model.dtype}, on {model.device}\n{limit}")
+    place = {"model": options.model, "dtype": str(model.dtype).removeprefix("torch.")}
+    models, settings = [f"{options.model} ({weights} weights)"], {"new_tokens": options.new_tokens}
     rows, runs = [], {}
     with exports(options.folder) as folder:
-        for name in dict.fromkeys(["generate", *options.loops]):
+        for name in dict.fromkeys([BASE, *options.loops]):
             try:
                 runs[name] = LOOPS[name](model, folder)
-            except Skipped as reason:
-                print(f"  {name}: skipped, {reason}")
             except Exception as error:
-                print(f"  {name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}", flush=True)
+                rows.append(failed(str(error) if isinstance(error, Skipped) else error, engine=name, **place))
         for batch, length in shapes:
-            measured = compare(model, runs, batch, length, options.new_tokens, options.repeats)
-            print(pandas.DataFrame(measured).round(3).to_string(index=False), flush=True)
-            rows += measured
+            sized = place | {"batch": batch, "context": length}
+            rows += compare(model, runs, options.new_tokens, options.repeats, **sized)
+            print(printed(rows), flush=True)
+            write(options, rows, models, settings)  # after each size: a run that is cut short keeps what it has
             gc.collect()
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            if options.json:  # after each shape: a run that is cut short keeps what it has
-                facts = {"model": options.model, "weights": weights, "dtype": str(model.dtype), "limit": str(limit)}
-                write_json(options.json, facts | {"peak_memory_gib": peak}, rows)
         runs.clear()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory of this process: {peak:.1f} GiB")
 
 

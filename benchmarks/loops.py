@@ -1,8 +1,12 @@
-"""The decode loops that are compared: each is opened once and then runs prompts, ``run(input_ids, k) -> tokens``."""
+"""The decode loops that are compared: each is opened once and then runs prompts, ``run(input_ids, k) -> tokens``.
+
+With ``run(input_ids, k, on_token)``, the function ``on_token`` is called after each step, whatever it is given.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import shutil
@@ -14,10 +18,14 @@ from pathlib import Path
 
 import numpy
 import torch
+from transformers import StoppingCriteriaList
 
 import decodeloop
 
-Run = Callable[[torch.Tensor, int], torch.Tensor]
+Run = Callable[..., torch.Tensor]
+
+#: What onnxruntime-genai's builder calls a dtype.
+PRECISION = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 class Skipped(Exception):
@@ -26,35 +34,31 @@ class Skipped(Exception):
 
 def generate(model, folder: Path) -> Run:
     """transformers' own loop, with a cache that grows."""
-    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    return lambda ids, k: model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=k, **options)
+    return _generate(model)
 
 
 def generate_static(model, folder: Path) -> Run:
     """The same with a static cache, its step compiled (on a GPU)."""
     if model.device.type == "cpu":
         raise Skipped("transformers compiles the step on a GPU only")
-    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "cache_implementation": "static"}
-    return lambda ids, k: model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=k, **options)
+    return _generate(model, cache_implementation="static")
 
 
 def torch_loop(model, folder: Path) -> Run:
     """decodeloop.generate: the loop of the first page."""
-    return lambda ids, k: decodeloop.generate(model, ids, max_new_tokens=k, eos_token_id=None)
+    return _ours(functools.partial(decodeloop.generate, model))
 
 
 def torch_static(model, folder: Path) -> Run:
     """decodeloop.TorchDecoder: a static cache; on a GPU, a captured step."""
-    decoder = decodeloop.TorchDecoder(model)
-    return lambda ids, k: decoder.generate(ids, max_new_tokens=k, eos_token_id=None)
+    return _ours(decodeloop.TorchDecoder(model).generate)
 
 
 def torch_compiled(model, folder: Path) -> Run:
     """decodeloop.TorchDecoder with its step compiled, then captured."""
     if model.device.type == "cpu":
         raise Skipped("compiled for a GPU only")
-    decoder = decodeloop.TorchDecoder(model, compile=True)
-    return lambda ids, k: decoder.generate(ids, max_new_tokens=k, eos_token_id=None)
+    return _ours(decodeloop.TorchDecoder(model, compile=True).generate)
 
 
 def onnx_dynamo(model, folder: Path) -> Run:
@@ -131,14 +135,6 @@ def exported(model, path: Path, exporter: str) -> Path:
     return path
 
 
-def write_json(path: Path, facts: dict, rows: list[dict]) -> None:
-    """Measurements, and where they were made."""
-    where = decodeloop.provenance(model=f"{facts['model']} ({facts['weights']} weights)")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(facts | {"provenance": dict(where), "rows": rows}, indent=1, default=str))
-    temporary.replace(path)
-
-
 def _export(model, folder: Path, exporter: str) -> Path:
     return exported(model, folder / f"{exporter}.onnx", exporter)
 
@@ -150,8 +146,25 @@ def _quantized(model, folder: Path, bits: int) -> Path:
 
 def onnx_loop(path: Path, device: torch.device, **options) -> Run:
     """decodeloop.OnnxDecoder, on the device that was asked for or not at all."""
-    decoder = decodeloop.OnnxDecoder(path, device=device, **options)
-    return lambda ids, k: decoder.generate(ids, max_new_tokens=k, eos_token_id=None)
+    return _ours(decodeloop.OnnxDecoder(path, device=device, **options).generate)
+
+
+def _ours(generate: Callable[..., torch.Tensor]) -> Run:
+    return lambda ids, k, on_token=None: generate(ids, max_new_tokens=k, eos_token_id=None, on_token=on_token)
+
+
+def _generate(model, **options) -> Run:
+    options |= {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+
+    def run(ids: torch.Tensor, k: int, on_token: Callable | None = None) -> torch.Tensor:
+        def told(tokens: torch.Tensor, scores, **_) -> torch.Tensor:  # asked after each step whether a row ends
+            on_token(tokens)
+            return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+
+        watchers = {"stopping_criteria": StoppingCriteriaList([told])} if on_token else {}
+        return model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=k, **options, **watchers)
+
+    return run
 
 
 def _genai(model, folder: Path, cuda_graph: bool) -> Run:
@@ -175,7 +188,7 @@ def _genai(model, folder: Path, cuda_graph: bool) -> Run:
         (target / "genai_config.json").write_text(json.dumps(config))
     session = onnxruntime_genai.Model(str(target))
 
-    def run(ids: torch.Tensor, k: int) -> torch.Tensor:
+    def run(ids: torch.Tensor, k: int, on_token: Callable | None = None) -> torch.Tensor:
         rows, length = ids.shape
         params = onnxruntime_genai.GeneratorParams(session)
         params.set_search_options(do_sample=False, batch_size=rows, max_length=length + k)
@@ -184,6 +197,8 @@ def _genai(model, folder: Path, cuda_graph: bool) -> Run:
         generator.append_tokens(tokens if rows > 1 else tokens[0])
         for _ in range(k):
             generator.generate_next_token()
+            if on_token:
+                on_token(None)
         sequences = numpy.stack([generator.get_sequence(row) for row in range(rows)])
         return torch.from_numpy(sequences).to(ids.device, torch.int64)
 
@@ -201,9 +216,8 @@ def _genai_folder(model, folder: Path) -> Path:
     config |= {name: rope[name] for name in ("partial_rotary_factor", "rope_theta") if name in rope}
     (checkpoint / "config.json").write_text(json.dumps(config))
     decodeloop.load().tokenizer.save_pretrained(checkpoint)  # the builder copies one; it is not used
-    on_gpu = model.device.type == "cuda"
-    precision = ["-p", "fp16", "-e", "cuda"] if on_gpu else ["-p", "fp32", "-e", "cpu"]
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", checkpoint, "-o", out, *precision]
+    kind = ["-p", PRECISION[model.dtype], "-e", "cuda" if model.device.type == "cuda" else "cpu"]
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", checkpoint, "-o", out, *kind]
     built = subprocess.run([*command, "-c", folder / "genai-cache"], capture_output=True, text=True)
     shutil.rmtree(checkpoint)
     if built.returncode:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-from pathlib import Path
 
-import pandas
 import torch
+from as_table import printed
+from decode_speed import agreement
+from measurements import LIMIT, NEXT, add_output_options, row, timed, write
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import decodeloop
@@ -47,10 +47,10 @@ def build(name: str, device: str, dtype: torch.dtype):
 
 
 def loops(model, compiled: bool) -> dict:
-    decoders = {"generate": functools.partial(decodeloop.generate, model)}
-    decoders["TorchDecoder"] = decodeloop.TorchDecoder(model).generate
+    decoders = {"torch": functools.partial(decodeloop.generate, model)}
+    decoders["torch static"] = decodeloop.TorchDecoder(model).generate
     if compiled:
-        decoders["and compiled"] = decodeloop.TorchDecoder(model, compile=True).generate
+        decoders["torch compiled"] = decodeloop.TorchDecoder(model, compile=True).generate
     return decoders
 
 
@@ -60,27 +60,18 @@ def measure(name: str, device: str, dtype: torch.dtype, new_tokens: int, compile
     expected = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, eos_token_id=None
     )
-    runs, same = {}, {}
+    place = {"model": name, "dtype": str(dtype).removeprefix("torch."), "batch": 1, "context": ids.shape[1]}
+    runs, rows = {}, []
     for loop, generate in loops(model, compiled).items():
         runs[loop] = lambda k, generate=generate: generate(ids, max_new_tokens=k, eos_token_id=None)
-        differ = (runs[loop](new_tokens) != expected)[0, 24:].nonzero()
-        same[loop] = int(differ[0]) if len(differ) else new_tokens
+        rows += agreement(model, expected, runs[loop](new_tokens), ids.shape[1], engine=loop, **place)
     timings = decodeloop.prefill_and_decode_all(runs, new_tokens)
-    limit = decodeloop.roofline(model, device, length=24 + new_tokens // 2)
-    return [
-        {
-            "model": name,
-            "loop": loop,
-            "tokens/s": round(timing.tokens_per_second, 1),
-            "spread": f"{1 / timing.decode.max:.0f} to {1 / timing.decode.min:.0f}",
-            "of the limit (%)": round(100 * limit.share(timing.decode.median), 1),
-            "same tokens": same[loop],
-            "limit (tokens/s)": round(limit.tokens_per_second),
-            "weights (MB)": round(limit.weights / 1e6),
-            "cache and states (MB)": round(limit.cache / 1e6, 2),
-        }
-        for loop, timing in timings.items()
-    ]
+    for loop, timing in timings.items():
+        rows += timed(timing.prefill.times, timing.decode.times, engine=loop, **place)
+    limit = decodeloop.roofline(model, device, length=ids.shape[1] + new_tokens // 2)
+    rows.append(row(NEXT, 1e3 * limit.seconds, engine=LIMIT, **place))
+    rows.append(row("weights", limit.weights / 1e6, engine=LIMIT, **place))
+    return [*rows, row("cache and states", limit.cache / 1e6, engine=LIMIT, **place)]
 
 
 def main() -> None:
@@ -88,16 +79,16 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=["lfm2-1.2b", "mamba-1.4b"])
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--json", type=Path, help="also write the rows there")
+    add_output_options(parser, "state_speed")
     args = parser.parse_args()
     gpu = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
     rows = []
     for name in args.models:
         rows += measure(name, device, dtype, args.new_tokens, compiled=not args.no_compile)
-        print(pandas.DataFrame(rows).to_string(index=False), flush=True)
-        if args.json:
-            args.json.write_text(json.dumps({"facts": decodeloop.provenance(), "rows": rows}, indent=1, default=str))
+        print(printed(rows), flush=True)
+        models = [f"{each} (random weights)" for each in args.models]
+        write(args, rows, models, {"new_tokens": args.new_tokens})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Where do the milliseconds go? From numpy feeds to the fastest loop, one change at a time, on a GPU.
 
-    python benchmarks/waterfall.py --model microsoft/phi-1_5 --json waterfall.json
+    python benchmarks/waterfall.py --model microsoft/phi-1_5 --output waterfall.json
 
 Each change has a gain that is predicted from what it removes, by the constants below, and one that is measured.
 """
@@ -13,10 +13,11 @@ from unittest import mock
 
 import numpy
 import onnx
-import pandas
 import torch
-from decode_speed import build, same_tokens
-from loops import exported, exports, onnx_loop, write_json
+from as_table import printed
+from decode_speed import agreement, build
+from loops import exported, exports, onnx_loop
+from measurements import LIMIT, NEXT, add_output_options, row, timed, write
 
 import decodeloop
 
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keep the exported graphs here, for the next run")
-    parser.add_argument("--json", type=Path, help="write the rows here, with where they were measured")
+    add_output_options(parser, "waterfall")
     options = parser.parse_args()
 
     model, weights = build(options.model, "auto", "auto")
@@ -92,35 +93,29 @@ def main() -> None:
         expected = model.generate(
             ids, max_new_tokens=options.new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
         )
-        same = {step: same_tokens(expected, run(ids, options.new_tokens), 24) for step, _, run in steps}
+        place = {"model": options.model, "dtype": str(model.dtype).removeprefix("torch."), "batch": 1, "context": 24}
+        rows = []
+        for step, _, run in steps:
+            rows += agreement(model, expected, run(ids, options.new_tokens), 24, engine=step, **place)
         timings = decodeloop.prefill_and_decode_all(
             {step: lambda k, run=run: run(ids, k) for step, _, run in steps},
             options.new_tokens,
             repeats=options.repeats,
         )
-    rows, before = [], None
+    before = None
     for step, path, _ in steps:
-        operators, seconds = counts[path], timings[step].decode.median
-        gain = predicted(step, before[0], operators, limit) if before else None
-        rows.append(
-            {
-                "step": step,
-                "operators": operators,
-                "ms per token": 1e3 * seconds,
-                "spread": timings[step].decode.spread,
-                "tokens/s": 1 / seconds,
-                "of limit": limit.share(seconds),
-                "predicted gain (ms)": gain and 1e3 * gain,
-                "measured gain (ms)": before and 1e3 * (before[1] - seconds),
-                "same tokens": f"{same[step]}/{options.new_tokens}",
-            }
-        )
-        before = operators, seconds
+        timing, operators = timings[step], counts[path]
+        at = place | {"engine": step}
+        rows += [*timed(timing.prefill.times, timing.decode.times, **at), row("operators", operators, **at)]
+        if before:
+            gain = predicted(step, before[0], operators, limit)
+            rows.append(row("predicted gain", 1e3 * gain, **at))
+            rows.append(row("measured gain", 1e3 * (before[1] - timing.decode.median), **at))
+        before = operators, timing.decode.median
+    rows.append(row(NEXT, 1e3 * limit.seconds, engine=LIMIT, **place))
     print(f"{options.model} ({weights} weights), {model.dtype}, on {model.device}; limit: {limit}")
-    print(pandas.DataFrame(rows).round(3).to_string(index=False))
-    if options.json:
-        facts = {"model": options.model, "weights": weights, "dtype": str(model.dtype), "limit": str(limit)}
-        write_json(options.json, facts, rows)
+    print(printed(rows))
+    write(options, rows, [f"{options.model} ({weights} weights)"], {"new_tokens": options.new_tokens})
 
 
 if __name__ == "__main__":

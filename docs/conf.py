@@ -7,7 +7,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path[:0] = [str(HERE / "_ext"), str(ROOT / "tools" / "site"), str(ROOT / "src")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("docs/_ext", "tools/site", "benchmarks", "src")]
+from benchmark_page import write_benchmarks  # noqa: E402
 from book import complete_recorded  # noqa: E402
 from measured import PeakMemory, beside  # noqa: E402
 from measured_on import write_page  # noqa: E402
@@ -89,7 +90,7 @@ html_css_files = ["book.css"]
 html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sourcelink = False
-no_sidebar = ("index", "how_we_measure", "measured_on", "auto_gallery/index")
+no_sidebar = ("index", "how_we_measure", "measured_on", "benchmarks", "auto_gallery/index")
 html_sidebars = {page: [] for page in no_sidebar}
 html_theme_options = {
     "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": "decodeloop"},
@@ -102,6 +103,7 @@ html_theme_options = {
         "index": [],
         "auto_gallery/index": [],
         "measured_on": ["page-toc"],  # written by the build
+        "benchmarks": ["page-toc"],  # this one too
     },
     "footer_start": ["copyright"],
     "footer_end": [],
@@ -119,5 +121,6 @@ html_context = {
 
 def setup(app):
     app.connect("builder-inited", lambda app: write_page(Path(app.srcdir)))
+    app.connect("builder-inited", lambda app: write_benchmarks(Path(app.srcdir)))
     app.connect("builder-inited", complete_recorded, priority=400)  # before Sphinx-Gallery looks at the pages
     app.connect("source-read", beside)

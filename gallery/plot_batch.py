@@ -188,7 +188,7 @@ print(tokenizer.decode(broken["rotary, no mask"][row], skip_special_tokens=True)
 # rows use the same weights, which a step reads from memory once, however many rows there are. What grows with the rows
 # is the reading of their caches (:ref:`l-plot-kv-cache`) and the arithmetic, one multiplication and one addition for
 # each weight and row. A step takes at least as long as the slower of the two, reading and arithmetic, would at the
-# speeds measured on this machine: the *limit*. While that is reading the weights, a further row costs little.
+# speeds measured on this machine: the :term:`limit`. While that is reading the weights, a further row costs little.
 
 k, sizes = (12, [1, 4, 16]) if FAST else (20, [1, 4, 16, 64])
 side = 2048 if model.device.type == "cpu" else 8192
@@ -245,8 +245,7 @@ for name in loops:
 pandas.concat({"ms per step": ms, "tokens/s": speed}, axis=1).round(1)
 
 # %%
-# The limit is that of main memory: a model as small as this one may stay in the processor's own memory from step to
-# step, and be faster. On a GPU, the same for a model of phi-1_5's shape, with random weights:
+# On a GPU, the same for a model of phi-1_5's shape, with random weights:
 
 models, figures = [loaded], {}
 if torch.cuda.is_available():

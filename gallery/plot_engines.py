@@ -203,9 +203,9 @@ print(
 # Side by side
 # ============
 #
-# The engines take turns, five times each. The limit is the least time in which this machine's memory gives the bytes
-# that a step must read, the weights and the cache: :func:`decodeloop.roofline`. Each engine is held against its own
-# bytes, so fewer bits have a higher limit to reach. *First* and *next* are the times per token, *same* was counted
+# The engines take turns, five times each. The :term:`limit` is the least time in which this machine can read the
+# bytes that a step must read, the weights and the cache: :func:`decodeloop.roofline`. Each engine is held against its
+# own bytes, so fewer bits have a higher limit to reach. *First* and *next* are the times per token, *same* was counted
 # above, *MB* is what the engine keeps of the model's weights, *lines* the length of its function.
 
 timings = decodeloop.prefill_and_decode_all(runs, new_tokens, repeats=5)

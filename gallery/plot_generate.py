@@ -196,8 +196,9 @@ for name, r in {"this graph": report, "larger operators": fused_report}.items():
 # ========================
 #
 # Each loop is warmed up, then they take turns, five times, so that a busy moment of the machine does not hit one of
-# them alone. A run of one token gives the time of the prefill. The *limit* holds for every loop: a step cannot take
-# less time than reading all weights and the cache from memory (:func:`decodeloop.roofline`).
+# them alone. A run of one token gives the time of the prefill. The :term:`limit`
+# holds for every loop: a step cannot take less time than this machine needs to read all weights and the cache
+# (:func:`decodeloop.roofline`).
 
 
 def compare(model, decoders, input_ids, new_tokens):
@@ -250,8 +251,7 @@ df.round(3)
 
 # %%
 # The bars are medians of whole answers, the whiskers go from the fastest run to the slowest, and the labels give the
-# speed after the first token. The limit is that of main memory: a model this small may stay in the processor's own
-# memory, which is faster.
+# speed after the first token.
 
 plot(df, limit, timed, f"{loaded.name} model, {model.device.type}")
 
@@ -300,7 +300,8 @@ for name, row in df.sort_values("seconds").iterrows():
 # %%
 # Each step of this page has a page that goes further: :ref:`l-plot-kv-cache` on what the cache saves and costs,
 # :ref:`l-plot-sampling` on drawing tokens, :ref:`l-plot-batch` on several prompts at once,
-# :ref:`l-plot-streaming-and-lookup` on tokens as they come, :ref:`l-plot-export` on what the export does,
+# :ref:`l-plot-streaming-and-lookup` on tokens as they come, :ref:`l-plot-guess-ahead` on several tokens a pass,
+# :ref:`l-plot-long-text` on long prompts, :ref:`l-plot-export` on what the export does,
 # :ref:`l-plot-precision` on weights of 8 and 4 bits, :ref:`l-plot-onnx-speed` on where the milliseconds go,
 # :ref:`l-plot-engines` on more engines side by side, and :ref:`l-plot-traps` on mistakes that look like success.
 #

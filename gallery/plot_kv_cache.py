@@ -105,9 +105,8 @@ print(string_type(cache.layers[0], with_shape=True))
 #
 # What does the next token cost when the text is already long? For texts of several lengths we fill a cache with all
 # but the last token, check that one step gives the same logits both ways, and time that step. A step with the cache
-# adds a token to it, which we take out again. The *limit* of such a step is the time to read the weights and the cache
-# from main memory (:func:`decodeloop.roofline`). A model as small as this one may sit in the processor's own memory,
-# which is faster; a large one does not fit.
+# adds a token to it, which we take out again. The :term:`limit` of such a step is the least time in which this machine
+# can read the weights and the cache (:func:`decodeloop.roofline`).
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ Where do the milliseconds go?
 =============================
 
 How fast ONNX Runtime runs a model depends on how it is fed and on what stands in the graph. This page starts from the
-simplest loop and makes one change at a time, down to 4-bit weights. Each time per token is set beside two limits: the
-bytes that a step must read, and the operators that it must start.
+simplest loop and makes one change at a time, down to 4-bit weights. Each time per token is set beside the least time in
+which this machine can read what a step needs, and beside what it costs to start each operator.
 
 Four graphs of one model
 ========================
@@ -216,10 +216,9 @@ pandas.concat(top, axis=1)
 # From numpy to 4 bits
 # ====================
 #
-# Now the loops take turns. There are two limits. *Bytes* is the time to read the weights, as they are stored in this
-# graph, and the cache, at the speed at which this machine reads a large block of memory; *share* is how much of that
-# limit a loop reaches. *Start* is the number of operators times what starting one costs; a CUDA graph starts all of
-# them at once, and can beat it.
+# Now the loops take turns. The :term:`limit` of each is the least time in which this machine can read the weights, as
+# they are stored in this graph, and the cache; *share* is how much of that limit a loop reaches. *Start* is the number
+# of operators times what starting one costs. That is an estimate and no limit: a CUDA graph starts all of them at once.
 
 
 def compare(loops, paths, operators, new_tokens):
@@ -233,15 +232,15 @@ def compare(loops, paths, operators, new_tokens):
     df["ms/token"] = [1e3 * t.decode.median for t in timings.values()]
     df["spread"] = [t.decode.spread for t in timings.values()]
     df["start (ms)"] = 1e3 * start * df["operators"]
-    df["bytes (ms)"] = [1e3 * limit.seconds for limit in limits]
-    df["share"] = df["bytes (ms)"] / df["ms/token"]
+    df["limit (ms)"] = [1e3 * limit.seconds for limit in limits]
+    df["share"] = df["limit (ms)"] / df["ms/token"]
     return df
 
 
 def plot(df, title):
     _, ax = plt.subplots()
     ax.barh(df.index, df["ms/token"])
-    ends = df[["ms/token", "bytes (ms)", "start (ms)"]].max(axis=1)
+    ends = df[["ms/token", "limit (ms)", "start (ms)"]].max(axis=1)
     for y, (end, ms) in enumerate(zip(ends, df["ms/token"], strict=True)):
         ax.annotate(
             f"{ms:.2f} ms",
@@ -250,8 +249,8 @@ def plot(df, title):
             textcoords="offset points",
             va="center",
         )
-    ax.plot(df["bytes (ms)"], df.index, "D", color="C1", label="bytes limit")
-    ax.plot(df["start (ms)"], df.index, "s", color="C2", label="start limit")
+    ax.plot(df["limit (ms)"], df.index, "D", color="C1", label="limit")
+    ax.plot(df["start (ms)"], df.index, "s", color="C2", label="start")
     ax.set(title=title, xlabel="ms per token")
     ax.invert_yaxis()
     ax.margins(x=0.15)
@@ -264,8 +263,8 @@ plot(df, f"Time per token, {loaded.name} model, {model.device.type}")
 df.round(3)
 
 # %%
-# What did each change bring, and what was to be expected? The limits tell: a change saves the start of the operators
-# that it removes, and the reading of the bytes. A difference within the *spread*, which is (slowest - fastest) /
+# What did each change bring, and what was to be expected? A change saves the start of the operators that it removes,
+# and the reading of the bytes. A difference within the *spread*, which is (slowest - fastest) /
 # median, is none.
 
 starts = df["start (ms)"].copy()
@@ -273,25 +272,22 @@ if on_gpu:
     starts["CUDA graph":] = 0
 gains = pandas.DataFrame(
     {
-        "expected (ms)": -(starts + df["bytes (ms)"]).diff(),
+        "expected (ms)": -(starts + df["limit (ms)"]).diff(),
         "measured (ms)": -df["ms/token"].diff(),
     }
 )
-beaten = df.index[df["share"] > 1].tolist()
-print("faster than memory can be read:", ", ".join(beaten) or "none")
 gains[1:].rename_axis("change to").round(2) + 0.0  # no -0.0
 
 # %%
 # This leaves out what an operator does once it is started, and not every one takes as long to start, so that a gain can
-# be more than expected, or less. A loop can beat the bytes limit: this small model has a few megabytes, part of which
-# may still lie in the processor's cache from the step before. IO binding saves the copies between host and device; on a
+# be more than expected, or less. IO binding saves the copies between host and device; on a
 # CPU there are none to save, and to bind takes time on the host.
 #
 # A longer text
 # =============
 #
-# A step also reads the cache, which grows with the text. We repeat the measurement with longer prompts. The bytes that
-# each position adds, over the speed of memory, give the least slope.
+# A step also reads the cache, which grows with the text. We repeat the measurement with longer prompts. The limit
+# grows by what it takes to read the bytes that each position adds.
 
 seed = torch.Generator().manual_seed(0)
 long = torch.randint(3, model.config.vocab_size, (16, 448), generator=seed)
@@ -308,7 +304,7 @@ ms = {run: 1e3 * timing.decode.median for run, timing in timings.items()}
 times = pandas.Series(ms).unstack(0)[["numpy feeds", "IO binding", best]]
 times.index += new // 2
 limits = [decodeloop.roofline(paths[best], length=n) for n in times.index]
-times["bytes limit"] = [1e3 * limit.seconds for limit in limits]
+times["limit"] = [1e3 * limit.seconds for limit in limits]
 
 ax = times.plot(
     style=["o-", "s--", "^-.", ":"],
@@ -348,7 +344,7 @@ per_second = {
     (n, rows): rows / t.decode.median for (n, rows), t in timings.items()
 }
 speeds = pandas.Series(per_second).unstack(0)[watched]
-speeds["bytes limit"] = [
+speeds["limit"] = [
     decodeloop.roofline(
         paths[best], length=24 + new // 2, batch=b
     ).tokens_per_second
@@ -409,7 +405,7 @@ if on_gpu:
     short = name.split("/")[1]
     for n, ms in large_df["ms/token"].items():
         large_speeds[f"{short}: {n} (tokens/s)"] = 1e3 / ms
-    limit = 1e3 / large_df["bytes (ms)"][best]
+    limit = 1e3 / large_df["limit (ms)"][best]
     large_speeds[f"{short}: limit (tokens/s)"] = limit
     large_df = large_df.round(3)
 else:
@@ -421,14 +417,14 @@ large_df
 # ===================
 #
 # numpy feeds to try a graph out. The fused graph with a shared cache to serve a model: the same tokens from far fewer
-# operators, and a cache that is not copied; on a GPU, with a CUDA graph. Quantized weights where the bytes limit is
-# near, for they lower it; where the start limit is near, merge operators instead. What it came to here:
+# operators, and a cache that is not copied; on a GPU, with a CUDA graph. Quantized weights where most of the time
+# goes to reading them; where it goes to starting operators, merge these instead. What it came to here:
 
 for name, row in df.sort_values("ms/token").iterrows():
     faster = df["ms/token"]["numpy feeds"] / row["ms/token"]
     print(
         f"{name}: {1e3 / row['ms/token']:.0f} tokens/s, {row['share']:.0%} of its "
-        f"bytes limit, {faster:.1f} x numpy feeds"
+        f"limit, {faster:.1f} x numpy feeds"
     )
 
 # %%
@@ -436,7 +432,7 @@ for name, row in df.sort_values("ms/token").iterrows():
 # ===========
 
 figures = {f"{name} (tokens/s)": 1e3 / ms for name, ms in df["ms/token"].items()}
-figures["limit (tokens/s)"] = 1e3 / df["bytes (ms)"][best]
+figures["limit (tokens/s)"] = 1e3 / df["limit (ms)"][best]
 figures["to start one operator (µs)"] = 1e6 * start
 decodeloop.provenance(
     model=models,

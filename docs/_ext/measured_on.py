@@ -27,7 +27,7 @@ FIGURE = """\
    :alt: {title}: tokens per second on each machine
    :class: dark-light
 
-   {title}, tokens per second: :ref:`{label}`. Bars are limits, from the bytes that a step must read.
+   {title}, tokens per second: :ref:`{label}`. Bars are limits: :doc:`how_we_measure`.
 
 """
 

@@ -4,8 +4,11 @@ from decodeloop.caches.convert import cache_to_tensors, tensors_to_cache, tensor
 from decodeloop.caches.crop import crop_cache
 from decodeloop.caches.shapes import empty_tensors
 from decodeloop.caches.to_any import to_any
+from decodeloop.conversation import Conversation
 from decodeloop.decoding.lookup import PromptLookup
+from decodeloop.decoding.pieces import text_pieces
 from decodeloop.decoding.sampling import Sampler
+from decodeloop.engines.draft import DraftModel
 from decodeloop.engines.onnx_call import onnx_generate
 from decodeloop.engines.onnx_decoder import OnnxDecoder
 from decodeloop.engines.ranks import run_ranks
@@ -31,14 +34,18 @@ from decodeloop.measuring.timing import (
     prefill_and_decode,
     prefill_and_decode_all,
 )
+from decodeloop.measuring.timings import GenerationTimings, Timings
 from decodeloop.models.load import LoadedModel, get_weight_type, load, unit_test_going
 from decodeloop.proof.check import Checked
 from decodeloop.proof.export import export_onnx
 
 __all__ = [
     "Checked",
+    "Conversation",
+    "DraftModel",
     "ExportReport",
     "GenerationTiming",
+    "GenerationTimings",
     "LoadedModel",
     "OnnxDecoder",
     "PromptLookup",
@@ -46,6 +53,7 @@ __all__ = [
     "Roofline",
     "Sampler",
     "Timing",
+    "Timings",
     "TorchDecoder",
     "VerifyReport",
     "cache_to_tensors",
@@ -76,6 +84,7 @@ __all__ = [
     "tensors_to_cache",
     "tensors_to_legacy",
     "tensors_to_static",
+    "text_pieces",
     "to_any",
     "unit_test_going",
     "verify",

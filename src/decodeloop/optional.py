@@ -38,3 +38,33 @@ def load_gguf() -> ModuleType:
             f"{error.name} is not installed, which reading a GGUF file takes: pip install 'decodeloop[gguf]'."
         ) from error
     return gguf
+
+
+def load_pandas() -> ModuleType:
+    """The module pandas, which makes tables.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed: what to install.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("pandas is not installed, which a table takes: pip install pandas.") from error
+    return pandas
+
+
+def load_pyplot() -> ModuleType:
+    """The module matplotlib.pyplot, which makes plots.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed: what to install.
+    """
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError("matplotlib is not installed, which a plot takes: pip install matplotlib.") from error
+    return pyplot

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from types import SimpleNamespace
 
+import pandas
 import pytest
 import torch
 
@@ -63,6 +64,9 @@ def test_figures_are_kept_and_not_shown():
     found = provenance(figures={"generate (tokens/s)": torch.tensor(2.5), "steps": 3})
     assert found["figures"] == {"generate (tokens/s)": 2.5, "steps": 3.0}
     assert "tokens/s" not in str(found) + found._repr_html_()
+    assert provenance(figures=pandas.Series({"a (ms)": 1.5, "b (ms)": 2}))["figures"] == {"a (ms)": 1.5, "b (ms)": 2.0}
+    with pytest.raises(TypeError, match=r"provenance\(figures=\[1.5\]\): expected numbers by their labels"):
+        provenance(figures=[1.5])
     for wrong in ("fast", None, float("nan")):
         with pytest.raises(TypeError, match=r"figures=\{'speed': .*\}\): expected a finite number"):
             provenance(figures={"speed": wrong})

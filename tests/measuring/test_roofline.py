@@ -1,8 +1,16 @@
 """The limit: which bytes are counted."""
 
 import pytest
+import torch
 from helpers import SMALL, build
-from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 import decodeloop
 from decodeloop import quantize_onnx, roofline
@@ -49,10 +57,32 @@ def test_a_graph_has_the_limit_of_what_is_stored_in_it(llama, phi, phi_fused, tm
     assert roofline(decoder, "cpu", bandwidth=1e9).weights < 0.4 * model.weights
 
 
-def test_the_bandwidth_is_measured(llama):
-    limit = roofline(llama, "cpu")
-    assert limit.bandwidth == decodeloop.memory_bandwidth("cpu")
-    assert str(limit).endswith("B/s")
+def test_of_a_mixture_of_experts_those_count_that_a_row_reads():
+    sizes = {"num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 16, "decoder_sparse_step": 1}
+    model = build(Qwen3MoeForCausalLM, Qwen3MoeConfig, **sizes, head_dim=8)
+    experts = sum(parameter.nbytes for name, parameter in model.named_parameters() if ".experts." in name)
+    assert experts > 0
+    assert roofline(model, "cpu", bandwidth=1e9).weights == all_bytes(model) - TABLE - experts // 4
+
+
+def test_the_bandwidth_is_measured_for_what_is_read(llama, monkeypatch):
+    measured = {}
+
+    def bandwidth(device, size):
+        return measured.setdefault(size, 1e9 * (1 + len(measured)))
+
+    monkeypatch.setattr("decodeloop.measuring.roofline.memory_bandwidth", bandwidth)
+    short, long = roofline(llama, "cpu"), roofline(llama, "cpu", length=50)
+    assert measured == {short.bytes: short.bandwidth, long.bytes: long.bandwidth}
+    assert short.bytes < long.bytes
+    assert str(long).endswith("at 2 GB/s")
+
+
+def test_no_product_reads_its_matrix_faster_than_the_limit_says():
+    for rows in (1024, 16384):  # 8 MB, which a cache may hold, and 134 MB
+        matrix, vector = torch.ones(rows, 2048), torch.ones(2048)
+        fastest = decodeloop.measure(lambda matrix=matrix, vector=vector: matrix @ vector, device="cpu").min
+        assert matrix.nbytes / fastest <= 1.5 * decodeloop.memory_bandwidth("cpu", matrix.nbytes)  # a machine has moods
 
 
 def test_what_cannot_be_used_is_named(llama):

@@ -2,11 +2,14 @@
 
 import gc
 import math
+import os
 import time
+from unittest import mock
 
 import pytest
 import torch
 
+import decodeloop
 from decodeloop import (
     GenerationTiming,
     Timing,
@@ -172,6 +175,41 @@ def test_memory_bandwidth_is_plausible_and_measured_once():
     bandwidth = memory_bandwidth("cpu")
     assert 1e8 < bandwidth < 1e13
     assert memory_bandwidth(torch.device("cpu")) == bandwidth  # two measurements would differ
+
+
+def test_what_fits_into_a_cache_is_measured_there():
+    caches = {4_000_000: 3e10, 2**28: 1e10}
+    reads = []
+
+    def read_again(device, size):
+        reads.append(size)
+        return next(speed for most, speed in caches.items() if size <= most * 1.2)
+
+    with mock.patch("decodeloop.measuring.bandwidth._read_again", read_again):
+        assert memory_bandwidth("cpu", 3_000_000) == memory_bandwidth("cpu", 10) == 3e10
+        assert memory_bandwidth("cpu", 200_000_000) == memory_bandwidth("cpu", 2**40) == memory_bandwidth("cpu") == 1e10
+        for size in (5_000_000, 77_777_777, 250_000_000):
+            reads.clear()
+            memory_bandwidth("cpu", size)
+            assert size / 1.2 < min(reads) <= size  # fewer bytes are read faster: it stays a bound
+    with pytest.raises(ValueError, match="size=0: expected an int of 1 or more"):
+        memory_bandwidth("cpu", 0)
+
+
+def test_all_cores_read_and_the_number_of_threads_stays(monkeypatch):
+    used, before, read_again = [], torch.get_num_threads(), decodeloop.measuring.bandwidth._read_again
+
+    def measured(fns, **options):
+        used.append(torch.get_num_threads())
+        return {"sum": Timing((0.5,))}
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(before + 2), raising=False)
+    monkeypatch.setattr("decodeloop.measuring.bandwidth.measure_all", measured)
+    read_again.cache_clear()
+    assert memory_bandwidth("cpu") == 2**29  # 256 MiB in half a second
+    read_again.cache_clear()
+    assert used == [before + 2]
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -190,17 +190,30 @@ class Chooser:
         self.warpers: Any = _warpers(sampler) if sampler.do_sample else LogitsProcessorList()
 
     def __call__(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        step = tokens.shape[1] - self.prompt_length
-        if step == 0:
-            _check_vocabulary(self.sampler, logits.shape[-1])
-        if step in self.sampler.forced_tokens:
-            return tokens.new_full((len(tokens),), self.sampler.forced_tokens[step])
-        scores = self.scores(tokens, logits)
-        best = scores.amax(-1)
-        if not bool(best.isfinite().all()):
-            row = int((~best.isfinite()).nonzero()[0])
-            raise no_token(row, step, best[row].item())
-        return self._draw(scores) if self.sampler.do_sample else scores.argmax(-1)
+        certain, probabilities = self._decide(tokens, logits)
+        return self.draw(probabilities) if certain is None else certain
+
+    def probabilities(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """What the next token is drawn from, float64 ``[batch, vocabulary]``: one 1 where nothing is left to chance."""
+        certain, probabilities = self._decide(tokens, logits)
+        if certain is None:
+            return probabilities
+        return torch.nn.functional.one_hot(certain, logits.shape[-1]).double()
+
+    def draw(self, weights: torch.Tensor) -> torch.Tensor:
+        """One token for each row of weights, float64 ``[batch, vocabulary]``, which need not add up to 1."""
+        cumulative = weights.cumsum(-1)
+        uniform = self.uniform(len(weights)).to(weights.device)
+        # the first token whose cumulative weight exceeds the number: never one of weight 0
+        drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+        return drawn.squeeze(-1).clamp(max=weights.shape[-1] - 1)
+
+    def uniform(self, count: int) -> torch.Tensor:
+        """So many numbers from 0 to 1, float64 ``[count, 1]``; one for each row where each has a seed of its own."""
+        if len(self.generators) > 1:
+            return torch.cat([torch.rand(1, 1, dtype=torch.float64, generator=g) for g in self.generators])
+        generator = self.generators[0] if self.generators else None
+        return torch.rand(count, 1, dtype=torch.float64, generator=generator)
 
     def scores(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """The logits after all processors, float32 ``[batch, vocabulary]``; -inf for what may not come.
@@ -214,19 +227,40 @@ class Chooser:
             scores = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)  # a column for padding
             scores = self.processors(text, scores)[:, :vocabulary]
         for processor in self.sampler.processors:
-            scores = processor(tokens, scores)
+            scores = _checked(processor, processor(tokens, scores), scores)
         return self.warpers(tokens, scores)
 
-    def _draw(self, scores: torch.Tensor) -> torch.Tensor:
-        if len(self.generators) > 1:
-            uniform = torch.cat([torch.rand(1, 1, dtype=torch.float64, generator=g) for g in self.generators])
-        else:
-            generator = self.generators[0] if self.generators else None
-            uniform = torch.rand(len(scores), 1, dtype=torch.float64, generator=generator)
-        cumulative = scores.double().softmax(-1).cumsum(-1)
-        # the first token whose cumulative probability exceeds the number: never one of probability 0
-        drawn = torch.searchsorted(cumulative, uniform.to(scores.device) * cumulative[:, -1:], right=True)
-        return drawn.squeeze(-1).clamp(max=scores.shape[-1] - 1)
+    def _decide(self, tokens: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The tokens, where nothing is left to chance, else None; and the probabilities to draw from."""
+        step = tokens.shape[1] - self.prompt_length
+        if step == 0:
+            _check_vocabulary(self.sampler, logits.shape[-1])
+        if step in self.sampler.forced_tokens:
+            return tokens.new_full((len(tokens),), self.sampler.forced_tokens[step]), logits
+        scores = self.scores(tokens, logits)
+        best = scores.amax(-1)
+        if not bool(best.isfinite().all()):
+            row = int((~best.isfinite()).nonzero()[0])
+            raise no_token(row, step, best[row].item())
+        if not self.sampler.do_sample:
+            return scores.argmax(-1), logits
+        return None, scores.double().softmax(-1)
+
+
+def _checked(processor: Any, got: Any, given: torch.Tensor) -> torch.Tensor:
+    """What a processor of the user's made of scores, which must be such scores again."""
+    expected = f"scores as it was given, {list(given.shape)} of {given.dtype} on {given.device}"
+    if not isinstance(got, torch.Tensor):
+        raise ValueError(f"{_name(processor)} returned {shown(got)}: expected {expected}.")
+    if (got.shape, got.dtype, got.device) != (given.shape, given.dtype, given.device):
+        raise ValueError(
+            f"{_name(processor)} returned {list(got.shape)} of {got.dtype} on {got.device}: expected {expected}."
+        )
+    return got
+
+
+def _name(processor: Any) -> str:
+    return f"the processor {getattr(processor, '__name__', type(processor).__name__)}"
 
 
 def _processors(sampler: Sampler, text: torch.Tensor, eos_token_ids: list[int]) -> LogitsProcessorList:

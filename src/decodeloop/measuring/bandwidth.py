@@ -2,41 +2,95 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
-from decodeloop.measuring.timing import measure, measure_all, present_device
+from decodeloop.checks import check_count
+from decodeloop.measuring.timing import measure_all, present_device
+
+LARGE = {"cpu": 2**28, "cuda": 2**30}  # bytes that come from memory: more than the caches of nearly all hold
+SMALL = 2**22  # for less, starting an operator takes as long as reading: what is smaller is taken to be this large
+STEPS = 4  # sizes that are measured, between one and its double
 
 
-def memory_bandwidth(device: torch.device | str = "auto") -> float:
-    """Measure how fast memory is read, in bytes per second: no decode step is faster than reading its weights.
+def memory_bandwidth(device: torch.device | str = "auto", size: int | None = None) -> float:
+    """Measure how fast bytes are read, in bytes per second: no decode step is faster than reading its weights.
 
-    On a GPU, copies within its memory, read and write counted. On a CPU, a matrix-vector product over 256 MiB of
-    float32 or the sum of them, whichever reads faster: a limit must not be one that can be beaten. The fastest of 5
-    runs, measured once per process.
+    What is read again and again, as weights are, stays in the processor's caches if it fits, and they are several
+    times as fast as its memory. So what is measured is the reading of a buffer of ``size`` bytes, over and over.
+
+    The fastest run of several operators counts, since a limit must not be one that can be beaten: the sum, the largest
+    number and the scalar product of a buffer on a CPU, and on a GPU its sum and a copy, of which reading and writing
+    are counted. On a CPU all cores read, whatever torch's number of threads: other engines have their own. A size is
+    measured once per process.
 
     Parameters
     ----------
     device
         ``"auto"`` is CUDA where present.
+    size
+        Bytes that are read each time, 1 or more; default: so many that they come from the memory itself, 256 MiB on a
+        CPU and 1 GiB on a GPU, which are read for larger sizes too. At least 4 MiB are, and sizes are rounded down by
+        up to a sixth, so that similar ones share a measurement.
 
     Raises
     ------
+    ValueError
+        When ``size`` is below 1.
     RuntimeError
         When ``device`` is a GPU that is not there.
+
+    Examples
+    --------
+    >>> weights = 22_000_000
+    >>> memory_bandwidth("cpu", weights) >= memory_bandwidth("cpu")
+    True
     """
-    return _memory_bandwidth(present_device(device))
+    device = present_device(device)
+    large = LARGE[device.type]
+    size = large if size is None else min(max(check_count("size", size, 1), SMALL), large)
+    rounded = int(2 ** (math.floor(STEPS * math.log2(size)) / STEPS))
+    return max(_read_again(device, each) for each in {rounded, large})  # a cache is not slower than memory
 
 
 @functools.cache
-def _memory_bandwidth(device: torch.device) -> float:
-    if device.type == "cpu":
-        matrix, vector = torch.ones(2**13, 2**13), torch.ones(2**13)
-        runs = measure_all({"product": lambda: matrix @ vector, "sum": matrix.sum}, device=device)
-        return matrix.nbytes / min(run.min for run in runs.values())
-    size, copies = min(2**30, torch.cuda.mem_get_info(device)[0] // 4), 10
-    source = torch.zeros(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    fastest = measure(lambda: [target.copy_(source) for _ in range(copies)], device=device).min
-    return 2 * size * copies / fastest
+def _read_again(device: torch.device, size: int) -> float:
+    times, repeats = 1, min(max(LARGE["cpu"] // size, 5), 50)
+    if device.type == "cuda":
+        times, size = 20, min(size, torch.cuda.mem_get_info(device)[0] // 4)  # it has work while the next is launched
+    source = torch.ones(size // 4, device=device)
+    readers, bytes_of = _readers(source), {"copy": 2 * source.nbytes}
+    runs = {name: functools.partial(_repeat, fn, times) for name, fn in readers.items()}
+    with _all_cores():
+        timings = measure_all(runs, repeats=repeats, device=device)
+    return max(times * bytes_of.get(name, source.nbytes) / timing.min for name, timing in timings.items())
+
+
+def _readers(source: torch.Tensor) -> dict[str, Callable[[], Any]]:
+    """Operators that read all of a buffer, by name."""
+    if source.device.type == "cuda":
+        target = torch.empty_like(source)
+        return {"sum": source.sum, "copy": lambda: target.copy_(source)}
+    return {"sum": source.sum, "max": source.amax, "product": lambda: torch.dot(source, source)}
+
+
+def _repeat(fn: Callable[[], Any], times: int) -> None:
+    for _ in range(times):
+        fn()
+
+
+@contextlib.contextmanager
+def _all_cores() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(threads, allowed))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

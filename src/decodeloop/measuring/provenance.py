@@ -19,6 +19,8 @@ import torch
 from decodeloop.checks import shown
 
 if TYPE_CHECKING:
+    from pandas import Series
+
     from decodeloop.engines.onnx_decoder import OnnxDecoder
     from decodeloop.models.load import LoadedModel
 
@@ -78,7 +80,7 @@ def provenance(
     provider: str | OnnxDecoder | None = None,
     spinning: bool | None = None,
     model: str | LoadedModel | Sequence[str | LoadedModel] | None = None,
-    figures: Mapping[str, float] | None = None,
+    figures: Mapping[str, float] | Series | None = None,
     **extra: Any,
 ) -> Provenance:
     """Say where and with what a number is measured.
@@ -97,7 +99,7 @@ def provenance(
     model
         What :func:`decodeloop.load` returned, which is written ``"bundled (trained weights)"``; or a text of your
         own; or a list of these.
-    figures : mapping of str to float
+    figures : mapping of str to float, or pandas Series
         What was measured, label with its unit to number: ``{"generate (tokens/s)": 177.2}``. It is kept in the
         dictionary, to be compared with other machines' runs, and not shown in the table.
     **extra
@@ -127,7 +129,7 @@ def provenance(
     >>> where["model"], where["rows"], where["figures"]
     ('bundled', 4, {'loop (tokens/s)': 177.2})
     """
-    if figures is not None and not isinstance(figures, Mapping):
+    if figures is not None and not callable(getattr(figures, "items", None)):
         raise TypeError(f"provenance(figures={shown(figures)}): expected numbers by their labels.")
     if not (provider is None or isinstance(provider, str) or getattr(provider, "providers", None)):
         raise TypeError(f"provenance(provider={shown(provider)}): expected a provider's name, or a decoder.")

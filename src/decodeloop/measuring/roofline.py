@@ -1,4 +1,4 @@
-"""The limit of a decode step: what it must read from memory, over how fast memory can be read."""
+"""The limit of a decode step: the bytes that it must read, over how fast so many bytes can be read again and again."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ from decodeloop.models.spread import local, rank_config
 if TYPE_CHECKING:
     from decodeloop.engines.onnx_decoder import OnnxDecoder
 
-#: Operators that read a few rows of a table, not all of it, and from which of their inputs on.
-GATHERING = {"Gather": 0, "GatherBlockQuantized": 0, "GroupQueryAttention": 7}
+#: Operators that read a few rows of a table or a few experts, not all, and from which of their inputs on.
+GATHERING = {"Gather": 0, "GatherBlockQuantized": 0, "GroupQueryAttention": 7, "MoE": 2, "QMoE": 2}
 
 
 @dataclass(frozen=True)
 class Roofline:
     """The least time of a decode step. Printed: ``0.61 ms per step, 1632 tokens/s: 2.63 GB of weights at 4.29 TB/s``.
+
+    No loop takes less, whatever its engine: it has to read these bytes, and cannot do so faster than the machine was
+    seen to read as many. A loop over other weights, such as quantized ones, has a limit of its own.
 
     Source: the roofline model of `Williams, Waterman and Patterson (2009)
     <https://doi.org/10.1145/1498765.1498785>`_, of which a decode step of few rows is always in the part that
@@ -92,9 +95,12 @@ def roofline(
 
     Every weight is read once, whatever the number of rows, but for a table that is only gathered from: the embedding,
     unless the head shares it. The keys and values of all earlier positions are read too; a layer with a sliding
-    window reads those within it. Of a mixture of experts, all are counted, which few rows do not read. Of a model
-    that is spread over several processes, it is what this one reads (with ``length``, each of them has to ask); what
-    they send each other takes its time besides.
+    window reads those within it. Of a mixture of experts, those are counted that a single row reads, and of a graph
+    with an operator for them, none. Of a model that is spread over several processes, it is what this one reads (with
+    ``length``, each of them has to ask); what they send each other takes its time besides.
+
+    The speed is that of reading so many bytes over and over, by :func:`decodeloop.memory_bandwidth`: weights that fit
+    into the processor's caches stay there from step to step, and are read faster than memory could give them.
 
     Parameters
     ----------
@@ -107,7 +113,7 @@ def roofline(
     batch : int
         Rows.
     bandwidth : float, optional
-        Bytes per second; default: measured, by :func:`decodeloop.memory_bandwidth`.
+        Bytes per second; default: measured, for the bytes that are counted.
 
     Returns
     -------
@@ -139,15 +145,28 @@ def roofline(
     else:
         raise ValueError(f"{type(model).__name__}: expected a transformers model, an OnnxDecoder, or a graph's path.")
     cache = 0 if config is None else _cache(config, dtype, length) * batch
-    return Roofline(weights, cache, memory_bandwidth(device) if bandwidth is None else float(bandwidth), batch)
+    speed = memory_bandwidth(device, max(weights + cache, 1)) if bandwidth is None else float(bandwidth)
+    return Roofline(weights, cache, speed, batch)
 
 
 def _model(model: PreTrainedModel, length: int) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
-    modules = (module for module in model.modules() if not isinstance(module, torch.nn.Embedding))
-    read = {id(weight): local(weight).nbytes for module in modules for weight in module.parameters(recurse=False)}
+    config = model.config.get_text_config(decoder=True)
+    read = {
+        id(parameter): int(local(parameter).nbytes * _share(name, module, config))
+        for name, module in model.named_modules()
+        if not isinstance(module, torch.nn.Embedding)
+        for parameter in module.parameters(recurse=False)
+    }
     # the heads of a rank are asked of all ranks, and only where there is a cache
-    config = rank_config(model) if length else model.config.get_text_config(decoder=True)
-    return sum(read.values()), config, get_weight_type(model)
+    return sum(read.values()), rank_config(model) if length else config, get_weight_type(model)
+
+
+def _share(name: str, module: torch.nn.Module, config: PreTrainedConfig) -> float:
+    """How much of a module's weights a row reads: of experts, stacked in one tensor, those that it is sent to."""
+    if name.rpartition(".")[2] != "experts":
+        return 1
+    number = next((len(parameter) for parameter in module.parameters(recurse=False)), 1)
+    return min(getattr(config, "num_experts_per_tok", None) or 1, number) / number
 
 
 def _graph(path: Path) -> tuple[int, PreTrainedConfig | None, torch.dtype]:

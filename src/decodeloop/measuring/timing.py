@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from decodeloop.checks import check_count, shown
+from decodeloop.measuring.timings import GenerationTimings, Timings
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -135,7 +136,7 @@ def measure(fn: Callable[[], Any], *, repeats: int = 5, warmup: int = 1, device:
 
 def measure_all(
     fns: Mapping[Name, Callable[[], Any]], *, repeats: int = 5, warmup: int = 1, device: torch.device | str = "auto"
-) -> dict[Name, Timing]:
+) -> Timings[Name]:
     """Time functions that are compared, in turns: A B C A B C, so that a slow moment of the machine hits all of them.
 
     Python's garbage collector runs before the timed runs and rests during them.
@@ -149,8 +150,8 @@ def measure_all(
 
     Returns
     -------
-    dict
-        A :class:`Timing` for each name.
+    Timings
+        A dictionary with a :class:`Timing` for each name, and :meth:`Timings.table` and :meth:`Timings.plot`.
     """
     _check_functions(fns)
     check_count("repeats", repeats, 1)
@@ -181,7 +182,7 @@ def measure_all(
     finally:
         if collecting:
             gc.enable()
-    return {name: Timing(tuple(times[name]), results[name]) for name in fns}
+    return Timings({name: Timing(tuple(times[name]), results[name]) for name in fns})
 
 
 def prefill_and_decode(
@@ -225,13 +226,14 @@ def prefill_and_decode_all(
     repeats: int = 5,
     warmup: int = 1,
     device: torch.device | str = "auto",
-) -> dict[Name, GenerationTiming]:
+) -> GenerationTimings[Name]:
     """Time generation loops that are compared, in turns: :func:`prefill_and_decode` of each of ``runs``, by name."""
     check_count("new_tokens", new_tokens, 2, note="the first one counts as prefill")
     _check_functions(runs)
     fns = {(name, k): functools.partial(run, k) for name, run in runs.items() for k in (1, new_tokens)}
     timings = measure_all(fns, repeats=repeats, warmup=warmup, device=device)
-    return {name: _difference(name, timings[name, 1], timings[name, new_tokens], new_tokens) for name in runs}
+    both = {name: (timings[name, 1], timings[name, new_tokens]) for name in runs}
+    return GenerationTimings({name: _difference(name, *pair, new_tokens) for name, pair in both.items()})
 
 
 def _check_functions(fns: Any) -> None:

@@ -9,7 +9,9 @@ from transformers import PreTrainedModel
 
 from decodeloop.engines.kernels.merged_linear import with_merged_linears
 
-OVERLAP = "triton.enable_pdl"  # inductor's option: its own kernels start while those before them end
+#: Inductor's options, which older versions may lack. What a step does to queries, to keys and to values, each on its
+#: own, becomes one kernel.
+COMBINED, OVERLAP = "combo_kernels", "triton.enable_pdl"
 
 
 def compiled(model: PreTrainedModel) -> Any:
@@ -17,7 +19,8 @@ def compiled(model: PreTrainedModel) -> Any:
     fast = with_merged_linears(model)
     if fast.device.type != "cuda":
         return torch.compile(fast.forward, dynamic=False)
-    if fast.config._attn_implementation == "sdpa":
+    tells = fast._supports_attention_backend and not fast._supports_sdpa  # in its arguments, of caps and sinks too
+    if fast.config._attn_implementation == "sdpa" or tells:
         from decodeloop.engines.kernels.decode_attention import NAME  # Triton comes with PyTorch for GPUs only
 
         fast.set_attn_implementation(NAME)
@@ -29,7 +32,6 @@ def options(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     from decodeloop.engines.kernels.fusion import Fusion
     from decodeloop.engines.kernels.overlap import overlaps
 
-    chosen: dict[str, Any] = {"post_grad_custom_pre_pass": Fusion(dtype)}
-    if overlaps(device) and OVERLAP in torch._inductor.list_options():
-        chosen[OVERLAP] = True
-    return chosen
+    known = torch._inductor.list_options()
+    wanted = {COMBINED: True, OVERLAP: overlaps(device)}
+    return {"post_grad_custom_pre_pass": Fusion(dtype), **{name: wanted[name] for name in wanted if name in known}}

@@ -1,0 +1,137 @@
+"""The page "Benchmarks": the recorded runs of benchmarks/, a section for each machine, made from their JSON."""
+
+from pathlib import Path
+
+from as_table import number, table
+from book import FIGURES
+from measured import list_table
+from measurements import FIRST, LIMIT, NEXT, PLACE, RESULTS, read
+
+HEAD = """\
+==========
+Benchmarks
+==========
+
+The loops of this package beside those of other programs, on the machines where ``benchmarks/`` was run. Every number
+comes from the file of that run in ``benchmarks/results``; what the columns mean, and how to run it elsewhere, is in
+``benchmarks/README.md``. Ratios hold within a run. Speed depends on a model's shape, so random weights will do; the
+tokens that they write have no meaning, and often two that are nearly as good.
+
+"""
+FIGURE = """\
+.. figure:: {image}
+   :alt: {title}
+   :class: dark-light
+
+   {title}.
+
+"""
+#: What is drawn where a benchmark has three sizes or more: the axis, its label, the metric, and the title.
+CURVES = (
+    ("batch", "rows", NEXT, "Time of a step by the number of rows"),
+    ("context", "tokens of the prompt", NEXT, "Time of a step by the length of the text"),
+    ("context", "tokens of the prompt", FIRST, "Time to the first token by the length of the prompt"),
+)
+
+
+def write_benchmarks(source: Path, results: Path = RESULTS) -> None:
+    """Write benchmarks.rst and its plots to a build's sources."""
+    machines: dict[str, list[Path]] = {}
+    for path in sorted(results.glob("*/*.json")):
+        machines.setdefault(path.parent.name, []).append(path)
+    text = HEAD if machines else HEAD + "No run has been recorded yet.\n"
+    for machine, paths in machines.items():
+        runs = {path.stem: read(path) for path in paths}
+        text += _heading(_device(next(iter(runs.values()))["provenance"]), "=")
+        for name, content in runs.items():
+            text += _run(machine, name, content, source)
+    (source / "benchmarks.rst").write_text(text, encoding="utf-8")
+
+
+def _run(machine: str, name: str, content: dict, source: Path) -> str:
+    facts, settings = content["provenance"], content["settings"]
+    text = _heading(name.replace("_", " ").capitalize(), "-")
+    versions = f"torch {facts['torch']}, transformers {facts['transformers']}"
+    versions += f", {facts['onnxruntime_package']} {facts['onnxruntime']}" if facts.get("onnxruntime") else ""
+    chosen = "".join(f", {label.replace('_', ' ')}: {value}" for label, value in settings.items())
+    models = facts.get("model") or []
+    chosen += "".join(f", {model}" for model in ([models] if isinstance(models, str) else models))
+    text += f"``benchmarks/{content['benchmark']}.py``{chosen}. Measured on {facts['date'][:10]} at commit "
+    text += f"{facts['commit'] or 'unknown'} with {versions}.\n\n"
+    for each in content.get("verdicts", []):
+        text += f"- {'Holds' if each['holds'] else '**Does not hold**'}: {each['claim']}. {each['text']}.\n"
+    text += "\n" if content.get("verdicts") else ""
+    for model in dict.fromkeys((each["model"], each["dtype"]) for each in content["rows"]):
+        rows = [each for each in content["rows"] if (each["model"], each["dtype"]) == model]
+        header, *lines = table(rows)
+        kept = [index for index, column in enumerate(header) if column not in PLACE[:2]]  # they are the title
+        cells = [[_cell(line[index]) for index in kept] for line in (header, *lines)]
+        text += list_table(cells, ", ".join(model), "class: decodeloop-figures")
+        for number_, curve in enumerate(CURVES):
+            image = f"benchmarks_{machine}_{name}_{_slug(model[0])}_{number_}.png"
+            if _plot(rows, *curve, source / image):
+                text += FIGURE.format(image=image, title=f"{curve[-1]}, {model[0]}")
+    return text
+
+
+def _plot(rows: list[dict], axis: str, label: str, metric: str, title: str, path: Path) -> bool:
+    """One line for each engine, from rows that differ in ``axis`` alone; whether there was anything to draw."""
+    lines = _lines(rows, axis, metric)
+    if not lines:
+        return False
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.style.context(FIGURES):
+        figure, ax = plt.subplots(figsize=(8, 4))
+        for engine, points in lines.items():
+            style = {"color": "grey", "linestyle": "--"} if engine == LIMIT else {"marker": "o"}
+            ax.plot(*zip(*sorted(points.items()), strict=True), label=engine, **style)
+        sizes = sorted({size for points in lines.values() for size in points})
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+        ax.set_xticks(sizes, [number(size) for size in sizes])
+        ax.set_xlabel(label)
+        ax.set_ylabel("ms, logarithmic")
+        ax.set_title(title)
+        figure.legend(loc="outside right upper")
+        figure.savefig(path, dpi=160)
+        plt.close(figure)
+    return True
+
+
+def _lines(rows: list[dict], axis: str, metric: str) -> dict[str, dict[int, float]]:
+    """By engine, a metric's medians by size, at the one other size at which most of them were measured."""
+    other = "context" if axis == "batch" else "batch"
+    measured = [each for each in rows if each["metric"] == metric and each["median"] is not None]
+    by_other: dict[int, set[int]] = {}
+    for each in measured:
+        by_other.setdefault(each[other], set()).add(each[axis])
+    held = max(by_other, key=lambda size: len(by_other[size]), default=None)
+    if held is None or len(by_other[held]) < 3:
+        return {}
+    lines: dict[str, dict[int, float]] = {}
+    for each in measured:
+        if each[other] == held:
+            lines.setdefault(each["engine"], {})[each[axis]] = each["median"]
+    return lines
+
+
+def _device(facts: dict) -> str:
+    cpu = f"{facts['cpu']}, {facts['cores']} cores"
+    return cpu if facts["device"] == "cpu" else f"{facts['device']} ({cpu})"
+
+
+def _heading(text: str, line: str) -> str:
+    return f"{text}\n{line * len(text)}\n\n"
+
+
+def _cell(text: str) -> str:
+    """A cell in rst: an error's text may hold what rst would read as markup."""
+    return "".join(f"\\{letter}" if letter in "*`|_\\" else letter for letter in text)
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
