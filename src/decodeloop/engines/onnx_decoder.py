@@ -195,6 +195,10 @@ class OnnxDecoder:
             raise RuntimeError(f"this decoder of {self.name} is closed: open the graph again.")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def shared_seed(self) -> int | None:
+        """None: one process runs a graph."""
+        return None
+
     def check(
         self,
         prompt: Prompt,
