@@ -25,6 +25,7 @@ import tempfile
 import textwrap
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import pandas
@@ -141,7 +142,7 @@ def bytes_here(model):
 
 
 class Sent(TorchDispatchMode):
-    seen = Counter()
+    seen: ClassVar[Counter] = Counter()
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         if any(hasattr(kind, "to_local") for kind in types):
