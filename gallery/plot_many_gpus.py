@@ -25,7 +25,6 @@ import tempfile
 import textwrap
 from collections import Counter
 from pathlib import Path
-from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import pandas
@@ -142,7 +141,9 @@ def bytes_here(model):
 
 
 class Sent(TorchDispatchMode):
-    seen: ClassVar[Counter] = Counter()
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         if any(hasattr(kind, "to_local") for kind in types):
