@@ -26,6 +26,7 @@ from decodeloop.models.checkpoint import check_folder
 from decodeloop.models.load import LoadedModel, read_generation_config, read_tokenizer
 from decodeloop.models.rope import fixed_rope_length
 from decodeloop.optional import load_onnxruntime
+from decodeloop.progress import doing, working
 from decodeloop.proof.check import WINDOWS
 from decodeloop.proof.export import export_onnx
 from decodeloop.quiet import quiet
@@ -41,6 +42,7 @@ def save_folder(
     exporter: Exporter = "fused",
     bits: Literal[4, 8] | None = None,
     check: bool = True,
+    progress: bool = True,
 ) -> ExportReport:
     """Export a model into a new folder that holds all that is needed to go on with it, tokenizer and settings too.
 
@@ -51,7 +53,7 @@ def save_folder(
     folder : str or path
         The folder to make, in an existing one. It gets its name when it is whole: a run that fails or is killed leaves
         none.
-    exporter, check
+    exporter, check, progress
         As :func:`decodeloop.export_onnx` takes them. What is checked beside the model is the graph before its weights
         are quantized.
     bits : int, optional
@@ -85,15 +87,18 @@ def save_folder(
     if model.tokenizer is None:
         raise ValueError(f"{model.name!r} has no tokenizer, which a folder to hand on needs: put its files beside it.")
     bits = check_choice("bits", bits, None, 8, 4)
+    check_choice("progress", progress, True, False)
     if bits:
         load_onnxruntime()  # it quantizes; said before the export
     target = given_path("folder", folder)
     _check_new(target)
-    with scratch_folder(target.parent) as scratch:
+    line = working(f"Exporting {model.name}") if progress else contextlib.nullcontext()
+    with line, scratch_folder(target.parent) as scratch:
         (made := scratch / MADE).mkdir()
         (whole := scratch / "whole" if bits else made).mkdir(exist_ok=True)
-        report = export_onnx(model, whole / GRAPH, exporter=exporter, check=check)
+        report = export_onnx(model, whole / GRAPH, exporter=exporter, check=check, progress=progress)
         if bits:
+            doing("quantizing")
             started = time.perf_counter()
             path = quantize_onnx(report.path, made / GRAPH, bits=bits)
             seconds, (weights,) = report.seconds + time.perf_counter() - started, weights_files(path, read_graph(path))

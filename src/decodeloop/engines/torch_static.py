@@ -7,7 +7,7 @@ call per token. The cache is transformers' ``StaticCache``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from transformers import PreTrainedModel, StaticCache
@@ -19,7 +19,7 @@ from decodeloop.caches.past import check_shapes, past_tensors
 from decodeloop.caches.shapes import state_shapes
 from decodeloop.caches.states import read_state
 from decodeloop.checks import check_choice
-from decodeloop.decoding.engine import Past
+from decodeloop.decoding.engine import Past, exclusive
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.cuda_graph import Capture
@@ -55,7 +55,7 @@ class TorchDecoder(TorchEngine):
     Raises
     ------
     ValueError
-        If the model has layers of another kind, or an argument cannot be used.
+        If the model has layers of another kind, or layers on several devices, or an argument cannot be used.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class TorchDecoder(TorchEngine):
         compile = check_choice("compile", compile, True, False)
         super().__init__(model)
         model = self.model
+        self._check_one_device()
         if reason := self._reason_against():
             raise ValueError(
                 f"{type(model).__name__} {reason}, and a step that is the same from token to token cannot have that: "
@@ -85,7 +86,38 @@ class TorchDecoder(TorchEngine):
 
     generate, stream = run, decode
 
-    def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
+    def close(self) -> None:
+        """Let go of the buffers and the captured steps, at once. A closed decoder generates no more.
+
+        For a model that is spread over several GPUs, do so before ``torch.distributed.destroy_process_group()``: that
+        waits, for ever, until no captured step holds kernels that send something.
+        """
+        with exclusive(self):
+            self.generation += 1  # a stream that is still open must not go on
+            for step in self.steps.kept.values() if "steps" in self.__dict__ else ():
+                step.release()
+            for name in ("step", "steps", "forward_one", "forward_many"):
+                self.__dict__.pop(name, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("step", "steps") and "capture" in self.__dict__:
+            raise RuntimeError(f"this decoder of {self.name} is closed: make another one.")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def check(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int,
+        past: Past | None = None,
+        rewinds: bool = False,
+        all_logits: bool = False,
+    ) -> None:
         """Refuse a text that outgrows its rotary frequencies: a step that is the same throughout has one set."""
         needed, why = prompt.longest + max_new_tokens, "a step that is the same from token to token has one set"
         check_rope_length(self.config, needed, self.name, why)
@@ -96,6 +128,7 @@ class TorchDecoder(TorchEngine):
         """Forget earlier text; the number of positions that ``past`` holds."""
         self.generation += 1
         self.prompt, self.length = prompt, 0
+        self.padding = int((prompt.attention_mask == 0).sum(-1).max())
         batch, length = prompt.input_ids.shape
         tensors, seen = ([], 0) if past is None else past_tensors(past, self.config, batch, length, forgetful=True)
         self.step = self.steps.start(self._new_step, batch, length, capacity)
@@ -116,7 +149,7 @@ class TorchDecoder(TorchEngine):
         if seen and new > 1 and self._keeps_states:
             return torch.cat([self.forward(column).clone() for column in tokens.split(1, dim=1)], dim=1)
         self.length += new
-        if new == 1 and seen:
+        if new == 1 and seen > self.padding:  # a step takes what it reads for a token, in every row
             return self.step.run(tokens)
         # where a text begins, which tokens are padding says it all; later, which of the buffers' positions may be seen
         mask = self.step.masks.of_tokens(self.prompt, self.length, new) if seen else self.prompt.mask(self.length)
@@ -182,6 +215,15 @@ class TorchDecoder(TorchEngine):
         if tensors:
             self._load(tensors, self.length)
         self.step.set_length(self.prompt, self.length)
+
+    def _check_one_device(self) -> None:
+        devices = sorted({str(parameter.device) for parameter in self.model.parameters()})
+        if len(devices) > 1 or hasattr(self.model, "_pp_stage"):
+            where = f"are on {', '.join(devices)}" if len(devices) > 1 else "are in several processes"
+            raise ValueError(
+                f"the layers of {self.name} {where}, and the buffers of a step are on one device: use "
+                "decodeloop.generate(model, ...)."
+            )
 
     def _new_step(self, batch: int, capacity: int) -> StaticStep:
         return StaticStep(self, batch, capacity)

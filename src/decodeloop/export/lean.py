@@ -11,12 +11,14 @@ Both are looked for in the versions that are installed, and left as they are whe
 from __future__ import annotations
 
 import contextlib
-import sys
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from onnxscript import opset20 as op
+
+from decodeloop.progress import doing
 
 ATEN = torch.ops.aten
 
@@ -63,23 +65,10 @@ ASSERTIONS = {
 
 
 @contextlib.contextmanager
-def sign_of_life(message: str) -> Iterator[None]:
-    """A line on a terminal's standard error while the block runs; nothing where no one watches."""
-    watched = sys.stderr is not None and sys.stderr.isatty()
-    if watched:
-        print(message, end="", file=sys.stderr, flush=True)
-    try:
-        yield
-    finally:
-        if watched:
-            print("\r" + " " * len(message) + "\r", end="", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
 def lean_exporter() -> Iterator[None]:
     """Within the block, ``torch.onnx.export`` skips what would change nothing."""
     with contextlib.ExitStack() as stack:
-        for patch in (_one_trace, _quick_match):
+        for patch in SHORTCUTS:
             with contextlib.suppress(ImportError, AttributeError):
                 stack.enter_context(patch())
         yield
@@ -101,6 +90,7 @@ def _one_trace() -> contextlib.AbstractContextManager[None]:
     plain, overloads = _fx_passes.decompose_with_registry, _decomp.get_onnx_implemented_overloads
 
     def decompose(program: torch.export.ExportedProgram, registry: Any) -> torch.export.ExportedProgram:
+        doing("translating")
         known = set(overloads(registry)) | ASSERTIONS | RENAMED.keys()
         graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
         calls = [node for graph in graphs for node in graph.nodes if node.op == "call_function"]
@@ -114,18 +104,95 @@ def _one_trace() -> contextlib.AbstractContextManager[None]:
     return _replaced(_fx_passes, "decompose_with_registry", decompose)
 
 
-def _quick_match() -> contextlib.AbstractContextManager[None]:
-    from onnxscript.rewriter._basics import MatchResult
+def _known_types() -> contextlib.AbstractContextManager[None]:
+    """Casts that an operator's arguments need are written out; to find them, every operator is computed once more."""
+    from torch.onnx._internal.fx.passes import type_promotion
+
+    interpreter: Any = type_promotion._TypePromotionInterpreter
+    plain, promote = interpreter.run_node, interpreter._maybe_promote_node
+    rule_of = type_promotion.get_type_promotion_rule
+
+    def run_node(self: Any, node: torch.fx.Node) -> Any:
+        """What the trace says that a node gives, unless it is given other arguments now."""
+        if node.op != "call_function" or node.meta.get("val") is None:
+            return plain(self, node)
+        rule = rule_of(node, self.type_promotion_table)
+        if rule is not None:
+            before = node.args, node.kwargs
+            with self._set_current_node(node):
+                promote(self, node, rule)
+            if node.args is not before[0] or node.kwargs is not before[1]:
+                return torch.fx.Interpreter.run_node(self, node)
+        return node.meta["val"]
+
+    return _replaced(interpreter, "run_node", run_node)
+
+
+def _quick_rules() -> contextlib.AbstractContextManager[None]:
+    """Each of some forty rules looks at each node: most are done once they have seen which operator it is."""
     from onnxscript.rewriter._matcher import SimplePatternMatcher
+    from onnxscript.rewriter._rewrite_rule import RewriteRule
 
-    plain = SimplePatternMatcher.match
+    plain = RewriteRule.try_rewrite
 
-    def match(self: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
-        """The first of several outputs of a pattern is the node itself: one of another kind is no match."""
-        if not self.pattern.has_single_output_node:
-            first = self.pattern.output_nodes[0].op_identifier()
-            if first is not None and first != node.op_identifier():
-                return MatchResult().fail("another operator")
+    @functools.cache
+    def wanted(rule: Any) -> tuple[str, str] | None:
+        """Domain and operator of the node that a rule's match begins with; None if it may be several."""
+        first = rule._target_pattern.output_nodes[0].op_identifier()
+        return first[:2] if first is not None and isinstance(rule._matcher, SimplePatternMatcher) else None
+
+    def try_rewrite(self: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
+        only = wanted(self)
+        if only is not None and only != (node.domain, node.op_type):
+            return None
         return plain(self, model, graph, node, **options)
 
-    return _replaced(SimplePatternMatcher, "match", match)
+    return _replaced(RewriteRule, "try_rewrite", try_rewrite)
+
+
+def _no_memory_of_shapes() -> contextlib.AbstractContextManager[None]:
+    """What an operator gives for shapes seen before is looked up, which takes longer than working it out."""
+    from torch._dynamo import config
+
+    return _replaced(config, "fake_tensor_cache_enabled", False)
+
+
+def _no_stack_traces() -> contextlib.AbstractContextManager[None]:
+    """The lines of source that each operator comes from: half of a graph's file, and paths of this machine."""
+    from torch.fx import config
+
+    return _replaced(config, "do_not_emit_stack_traces", True)
+
+
+def _no_copies_of_shapes() -> contextlib.AbstractContextManager[None]:
+    """A second record of the shape and memory format of all that is computed, which nobody reads here."""
+    from torch.fx.experimental import proxy_tensor
+
+    return _replaced(proxy_tensor, "_extract_tensor_metadata", lambda value: None)
+
+
+def _gradients_stay_off() -> contextlib.AbstractContextManager[None]:
+    """Models switch gradients off, which they are: the trace would be cut into pieces there, and put together again."""
+    from torch._export.passes import replace_set_grad_with_hop_pass as passes
+
+    plain = passes.replace_set_grad_with_hop_pass
+
+    def replace(module: torch.fx.GraphModule, signature: Any) -> Any:
+        switches = [node for node in module.graph.nodes if node.target is torch._C._set_grad_enabled]
+        if all(node.args == (torch.is_grad_enabled(),) for node in switches):
+            for node in switches:
+                module.graph.erase_node(node)
+        return plain(module, signature)
+
+    return _replaced(passes, "replace_set_grad_with_hop_pass", replace)
+
+
+SHORTCUTS = (
+    _no_memory_of_shapes,
+    _no_stack_traces,
+    _no_copies_of_shapes,
+    _gradients_stay_off,
+    _one_trace,
+    _known_types,
+    _quick_rules,
+)

@@ -27,6 +27,7 @@ import onnx_ir
 
 from decodeloop.export.checksums import CHECKSUMS, checksum, seal
 from decodeloop.export.file import tensors
+from decodeloop.progress import doing
 from decodeloop.scratch import abandoned, locked, scratch_folder
 
 #: How long weights stay that were replaced, in seconds: far longer than it takes to open a graph.
@@ -76,8 +77,11 @@ def save_graph(graph: onnx_ir.Model, path: Path, prove: Callable[[Path], Any] = 
     try:
         with scratch_folder(path.parent) as scratch:
             (scratch / WEIGHTS).touch()
+            doing("writing")
             onnx_ir.save(graph, scratch / GRAPH, external_data=WEIGHTS)
+            doing("checking")
             proved = prove(scratch / GRAPH)
+            doing("writing")
             return _commit(scratch, path), proved
     except OSError as error:
         number = error.errno or errno.ENOSPC  # numpy has none for a full disk, only "1000 requested and 10 written"

@@ -23,7 +23,7 @@ from decodeloop.checks import shown
 from decodeloop.export.file import METADATA, generation_settings
 from decodeloop.export.fused.build import fused_decoder
 from decodeloop.export.fused.describe import describe
-from decodeloop.export.lean import lean_exporter, sign_of_life
+from decodeloop.export.lean import lean_exporter
 from decodeloop.export.recurrences import knows_recurrences
 from decodeloop.export.save import check_target, save_graph
 from decodeloop.export.supported import one_line, refuse_states
@@ -37,6 +37,7 @@ from decodeloop.export.traced import (
 )
 from decodeloop.export.traced_gqa import GqaDecoder, gqa_attentions, gqa_inputs
 from decodeloop.models.load import get_weight_type
+from decodeloop.progress import doing
 
 Exporter = Literal["dynamo", "fused", "gqa"]
 Logits = Literal["all", "last"]
@@ -139,6 +140,7 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool, one_by_one: b
         mask = inputs["attention_mask"]
         inputs["attention_mask"] = mask.new_ones(len(mask), mask.shape[1] + 5)
         dynamic_shapes["attention_mask"] = {0: "batch", 1: "total"}
+    doing("tracing")
     decoder: FlatDecoder | GqaDecoder
     attentions: contextlib.AbstractContextManager[None]
     if exporter == "fused":
@@ -151,8 +153,7 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool, one_by_one: b
     if "position_ids" not in inputs:
         inputs["position_ids"] = dynamic_shapes["position_ids"] = None
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
-    message = f"Tracing {type(model).__name__}: a second or two for each layer ..."
-    with sign_of_life(message), _quiet(), exportable(model), attentions, rewritten(model), lean_exporter():
+    with _quiet(), exportable(model), attentions, rewritten(model), lean_exporter():
         try:
             program: Any = torch.onnx.export(  # annotated as None too, which it is without dynamo
                 decoder,
@@ -170,6 +171,9 @@ def _trace(model: PreTrainedModel, exporter: str, last_only: bool, one_by_one: b
             raise ValueError(f"{type(model).__name__} cannot be exported: {one_line(error)}{hint}.") from error
         if isinstance(decoder, FlatDecoder):  # the other's attention is a symbol, which PyTorch cannot run
             check_trace(decoder, program.exported_program, inputs)
+    for node in onnx_ir.traversal.RecursiveGraphIterator(program.model.graph):
+        # lines of source: a third of the file, and paths of this machine
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
     return program.model
 
 

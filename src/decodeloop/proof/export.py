@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from decodeloop.checks import check_choice, given_path
 from decodeloop.export.write import Exporter, ExportReport, Logits, write_onnx
 from decodeloop.models.given import as_model
 from decodeloop.models.load import LoadedModel
+from decodeloop.progress import working
 from decodeloop.proof.check import check_graph
 
 
@@ -22,6 +24,7 @@ def export_onnx(
     exporter: Exporter = "dynamo",
     logits: Logits | None = None,
     check: bool = True,
+    progress: bool = True,
 ) -> ExportReport:
     """Export a decoder to one ONNX graph for both phases: reading the prompt, and decoding through the cache.
 
@@ -68,6 +71,9 @@ def export_onnx(
         several tokens. Logits must be the model's, within what rounding comes to in its dtype.
         ``ExportReport.checked`` says what was compared; without onnxruntime, nothing is. False skips it, which saves
         the seconds that it takes.
+    progress : bool
+        Show on a terminal what is being done and for how long, once it has taken a few seconds. Notebooks, logs and
+        pipes get nothing. False is silent.
 
     Returns
     -------
@@ -94,8 +100,11 @@ def export_onnx(
     """
     model = as_model(model)
     check_choice("check", check, True, False)
+    check_choice("progress", progress, True, False)
     prove = functools.partial(check_graph, model=model) if check else _skip
-    return write_onnx(model, given_path("path", path), exporter, logits, prove)
+    shown = working(f"Exporting {type(model).__name__}") if progress else contextlib.nullcontext()
+    with shown:
+        return write_onnx(model, given_path("path", path), exporter, logits, prove)
 
 
 def _skip(path: Path) -> None:
