@@ -361,7 +361,7 @@ if on_gpu and works:
     decoders.append(package)
     rungs["TorchDecoder"] = loop_of(package), rungs["kernel"][1], model
 else:
-    print("TorchDecoder: skipped, since on a CPU its step is that of rung 5")
+    print("TorchDecoder: skipped, since here it has no rung of its own")
 for decoder in decoders:
     found = decodeloop.verify(model, decoder, prompt, **options)
     assert found.agrees, found
