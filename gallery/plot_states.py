@@ -176,7 +176,7 @@ table.rename_axis(index="tokens so far").round(2)  # ms per token
 #
 # Keys and values can be cut off after any token, so a cache can be rewound, and a wrong guess taken back. In a state
 # all tokens are added up, and none can be taken out again. So :func:`decodeloop.crop_cache` refuses, and prompt lookup
-# (:ref:`l-plot-streaming-and-lookup`) does as well. The way out is a copy, made before. It costs the bytes of the
+# (:ref:`l-plot-guess-ahead`) does as well. The way out is a copy, made before. It costs the bytes of the
 # state, whatever the length of the text.
 
 model = models["state"]

@@ -1,14 +1,13 @@
 """
 .. _l-plot-streaming-and-lookup:
 
-================================================
-Tokens as they come, and more than one per step
-================================================
+===================
+Tokens as they come
+===================
 
 A decode step gives one token, and a reader need not wait for the last one to see the first. This page streams an
-answer, measures what the reader waits for, and shows why a token is not always a piece of text. Then it makes a step
-give more than one token: it guesses the next ones from the text so far and checks all guesses in one pass. The tokens
-stay the same, and the page measures when that is faster and when it is not.
+answer, measures what the reader waits for, and shows why a token is not always a piece of text. Then it lets several
+tokens come at once, which are guessed and checked in one pass.
 
 Load the model
 ==============
@@ -22,10 +21,10 @@ import time
 import matplotlib.pyplot as plt
 import pandas
 import torch
-from transformers import DynamicCache, TextStreamer
+from transformers import TextStreamer
 
 import decodeloop
-from decodeloop import PromptLookup, crop_cache
+from decodeloop import PromptLookup
 
 FAST = decodeloop.unit_test_going()  # fewer repeats and tokens, the same code
 most = 24 if FAST else 64  # new tokens in what is counted and timed
@@ -141,207 +140,29 @@ _ = decodeloop.generate(model, input_ids, streamer=streamer, max_new_tokens=most
 # More than one token per pass
 # ============================
 #
-# A pass over several tokens gives, after each of them, the most likely next token. The prefill throws all of these away
-# but the last. *Prompt lookup* (`Saxena, 2023 <https://github.com/apoorvumang/prompt-lookup-decoding>`_) uses them. It
-# looks for the last few tokens earlier in the text, and guesses that what followed there follows again.
-
-
-def look_up(text, count, ngram=3):
-    for size in range(min(ngram, len(text) - 1), 0, -1):
-        windows = text[:-1].unfold(0, size, 1)  # every run of so many tokens
-        places = (windows == text[-size:]).all(dim=-1).nonzero()
-        if len(places):
-            start = int(places[-1]) + size
-            return text[start : start + count]
-    return text[:0]
-
-
-print(repr(tokenizer.decode(look_up(encode("total = a + b\nprint(total")[0], 4))))
-
-# %%
-# One pass reads the last token and the guesses behind it. Guesses are right as long as they are what the model itself
-# says there, and the first wrong one is replaced by what it says. So a pass gives at least one token and at most one
-# more than was guessed, and each of them is the one greedy decoding takes. The cache has then read wrong guesses too;
-# :func:`decodeloop.crop_cache` makes it forget them.
-
-
-@torch.no_grad()
-def lookup_generate(model, text, eos_token_id, guesses=10, max_new_tokens=100):
-    end, cache, passes = text.shape[1] + max_new_tokens, DynamicCache(), 0
-    while text.shape[1] < end and (passes == 0 or text[0, -1] != eos_token_id):
-        count = min(guesses, end - text.shape[1] - 1) if passes else 0
-        guess = look_up(text[0], count)[None]
-        unread = torch.cat([text[:, cache.get_seq_length() :], guess], dim=-1)
-        logits = model(unread, past_key_values=cache).logits
-        best = logits[:, -1 - guess.shape[1] :].argmax(dim=-1)
-        right = int((best[:, :-1] == guess).int().cumprod(dim=-1).sum())
-        text = torch.cat([text, best[:, : right + 1]], dim=-1)
-        crop_cache(cache, text.shape[1] - 1)  # the last token is not read yet
-        passes += 1
-    return text, passes
-
-
-found, passes = lookup_generate(model, input_ids, tokenizer.eos_token_id)
-assert torch.equal(found, outputs)
-lookup = PromptLookup(tokens=10)
-assert torch.equal(decodeloop.generate(model, input_ids, lookup=lookup), outputs)
-assert lookup.passes == passes < len(answer)
-print(f"{len(answer)} tokens in {passes} passes")
-print(f"{lookup.acceptance:.0%} of guesses right")
-
-# %%
-# :class:`decodeloop.PromptLookup` counted for us. It gives the same tokens in as many passes as the loop above.
-#
-# It depends on the text
-# ======================
-#
-# Three texts. *Edit*: the prompt holds a function and asks for it again with another name for its parameter. *Fresh*:
-# the prompt from above, nothing to copy from. *Random*: the prompt is tokens drawn at random. For each we let the
-# lookup guess up to 1, 2, 4 ... tokens a pass.
+# A pass may also give several tokens, if something guesses them and the model only checks. *Prompt lookup* guesses that
+# what followed the last few tokens earlier in the text follows again; :ref:`l-plot-guess-ahead` takes it apart and says
+# when it pays. The tokens stay the same, and come in bursts, all those of a pass at once. Here the prompt holds a
+# function and asks for it again, with another name for its parameter.
 
 asked = prompt.replace("(n)", "(limit)").replace("and n", "and limit")
-generator = torch.Generator().manual_seed(0)
-noise = torch.randint(2, model.config.vocab_size, (1, 60), generator=generator)
-texts = {
-    "edit": encode(written + "\n\n" + asked),
-    "fresh": input_ids,
-    "random": noise.to(model.device),
-}
-guesses = [2, 8] if FAST else [1, 2, 4, 8, 16, 32]
-index = pandas.Index([0, *guesses], name="guesses per pass")
-counts, per_pass = {}, pandas.DataFrame(index=index)
-for name, ids in texts.items():
-    expected = decodeloop.generate(model, ids, max_new_tokens=most)
-    per_pass.loc[0, name] = 1.0
-    for k in guesses:
-        lookup = PromptLookup(tokens=k)
-        found = decodeloop.generate(
-            model, ids, lookup=lookup, max_new_tokens=most
-        )
-        assert torch.equal(found, expected)
-        per_pass.loc[k, name] = lookup.tokens_per_pass
-        if k == 8:
-            counts[name] = {
-                "tokens": lookup.written,
-                "passes": lookup.passes,
-                "guesses": lookup.proposed,
-                "right (%)": 100 * lookup.acceptance,
-                "tokens per pass": lookup.tokens_per_pass,
-            }
-assert per_pass.loc[8, "edit"] > 2 * per_pass.loc[8, "fresh"]
-counts = pandas.DataFrame(counts).T.rename_axis("up to 8 guesses a pass")
-counts.round(1)
-
-# %%
-# Why any gain after random tokens? What the model writes there goes round in circles, and circles are easy to guess:
-
-print(tokenizer.decode(expected[0, noise.shape[1] :]))
-
-# %%
-# What a pass costs
-# =================
-#
-# Fewer passes are no gain if a pass over k guesses costs more than it saves. A pass reads all weights once, however
-# many tokens it has, but computes for each. So we measure passes of 1 + k tokens behind the same past of 100.
-
-
-@torch.no_grad()
-def cost(model, sizes):
-    past, unread = torch.full((1, 100), 5), torch.full((1, 64), 5)
-    past, unread = past.to(model.device), unread.to(model.device)
-    cache = model(past, past_key_values=DynamicCache()).past_key_values
-
-    def one_pass(k):
-        model(unread[:, : 1 + k], past_key_values=cache)
-        crop_cache(cache, 100)
-
-    passes = {k: lambda k=k: one_pass(k) for k in sizes}
-    timings = decodeloop.measure_all(passes, repeats=5 if FAST else 15, warmup=3)
-    return pandas.Series({k: timing.median for k, timing in timings.items()})
-
-
-seconds = cost(model, list(per_pass.index))
-per_pass["cost"] = seconds / seconds[0]
-print(f"pass over 1 token: {1000 * seconds[0]:.2f} ms")
-
-models = [loaded]
-figures = {"pass over 1 token (ms)": 1000 * seconds[0]}
-if torch.cuda.is_available():  # a model that keeps a GPU busy
-    name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
-    large = decodeloop.load(name, dtype="float16", random_weights=True)
-    seconds = cost(large.model, list(per_pass.index))
-    per_pass["cost, large"] = seconds / seconds[0]
-    limit = decodeloop.roofline(large.model).seconds
-    print(f"'large' is the shape of {name} in float16, with random weights")
-    print(f"its pass over 1 token: {1000 * seconds[0]:.2f} ms")
-    print(f"at the least: {1000 * limit:.2f} ms")
-    short = name.partition("/")[2]
-    figures[f"{short}: pass over 1 token (ms)"] = 1000 * seconds[0]
-    figures[f"{short}: pass over 1 token, limit (ms)"] = 1000 * limit
-    grows = per_pass.loc[8, "cost, large"]
-    figures[f"{short}: pass with 8 guesses (x a pass over 1 token)"] = grows
-    models.append(f"{name} ({large.weights} weights)")
-    del large
-per_pass.round(2)
-
-# %%
-# The plot holds both sides. The lines of the texts are what a pass gives, the dashed line what a pass with all its
-# guesses costs, in passes over one token. Where a text's line is above, lookup pays. Where it is below, it is a close
-# thing or a loss: many passes find fewer guesses than they may make, and cost less.
-
-_, ax = plt.subplots()
-for name, style in zip(per_pass, ["o-", "s-", "D-", "--", ":"], strict=False):
-    label = f"{name} (passes)" if "cost" in name else f"{name} (tokens)"
-    ax.plot(per_pass.index, per_pass[name], style, label=label)
-ax.set_xscale("symlog", base=2, linthresh=1)
-ax.set_yscale("log", base=2)
-ax.set_xticks(per_pass.index, per_pass.index)
-ticks = [1, 2, 4, 8]
-ax.set_yticks(ticks, ticks)
-ax.set(title="What a pass gives, and what it costs", xlabel="guesses per pass")
-ax.set_ylabel("tokens; passes over one token")
-ax.legend()
-
-# %%
-# The whole loop, measured
-# ========================
-#
-# The same tokens, greedily and with lookup, in turns. The time holds the prefill and the search for guesses as well.
-
-k = 8
-
-
-def run(ids, lookup):
-    lookup = PromptLookup(tokens=k) if lookup else None
-    return decodeloop.generate(model, ids, lookup=lookup, max_new_tokens=most)
-
-
-runs = {
-    (name, way): lambda ids=ids, way=way: run(ids, lookup=way == "lookup")
-    for name, ids in texts.items()
-    for way in ("greedy", "lookup")
-}
-timings = decodeloop.measure_all(runs, repeats=5)
-for name in texts:
-    tokens = [timings[name, way].result for way in ("greedy", "lookup")]
-    assert torch.equal(*tokens)
-speed = pandas.DataFrame(index=texts)
-speed["tokens"] = counts["tokens"].astype(int)
-for loop in ("greedy", "lookup"):
-    speed[f"{loop} (ms)"] = [1000 * timings[name, loop].median for name in texts]
-speed["tokens per pass"] = counts["tokens per pass"]
-speed["speed-up"] = speed["greedy (ms)"] / speed["lookup (ms)"]
-speed.round(2)
-
-# %%
-# Lookup streams, too: then tokens come in bursts, all those of a pass at once.
+edit_ids = encode(written + "\n\n" + asked)
+options = {"eos_token_id": None, "max_new_tokens": most}
+expected = decodeloop.generate(model, edit_ids, **options)
+lookup = PromptLookup(tokens=8)
+assert torch.equal(
+    decodeloop.generate(model, edit_ids, lookup=lookup, **options), expected
+)
+assert lookup.passes < lookup.written
+print(f"{lookup.written} tokens in {lookup.passes} passes")
 
 _, ax = plt.subplots(figsize=(7, 3.4))
+figures = {}
 for label, line in (("greedy", "--"), ("lookup", "-")):
-    lookup = PromptLookup(tokens=k) if label == "lookup" else None
-    edit_ids = {"edit": texts["edit"]}
-    times = arrivals(edit_ids, lookup=lookup, max_new_tokens=most)["edit"]
+    given = PromptLookup(tokens=8) if label == "lookup" else None
+    times = arrivals({"edit": edit_ids}, lookup=given, **options)["edit"]
     ax.step(times, range(1, len(times) + 1), line, where="post", label=label)
+    figures[f"edit, {label}: last token (ms)"] = times.iloc[-1]
 ax.set(title="When the tokens of the edit arrive", xlabel="ms")
 ax.set_ylabel("tokens so far")
 ax.legend()
@@ -350,10 +171,9 @@ ax.legend()
 # Which should I use?
 # ===================
 #
-# Stream wherever somebody reads along; the first table says how much sooner something is seen. Look up where the
-# answer copies from its prompt, as the edit does, or from itself; the last table says what it gains on this machine.
-# Where it does neither, most guesses are wrong: hold its tokens per pass against the cost in the plot, and guess few
-# tokens or none.
+# Stream wherever somebody reads along; the first table says how much sooner something is seen. Decode the text so far,
+# not each token, and hold back what is not whole yet. Where the answer copies from its prompt, as the edit does, guess
+# as well.
 #
 # Measured on
 # ===========
@@ -361,8 +181,4 @@ ax.legend()
 for name, wait in waits["first token (ms)"].items():
     figures[f"{name} prompt: first token (ms)"] = wait
 figures["short prompt: next token (ms)"] = waits.loc["short", "next token (ms)"]
-for name in ("edit", "fresh"):
-    figures[f"{name}: lookup (tokens per pass)"] = per_pass.loc[k, name]
-    figures[f"{name}: lookup (x the speed of greedy)"] = speed["speed-up"][name]
-figures["pass with 8 guesses (x a pass over 1 token)"] = per_pass.loc[8, "cost"]
-decodeloop.provenance(model=models, figures=figures)
+decodeloop.provenance(model=loaded, figures=figures)

@@ -1,5 +1,7 @@
 """The public functions that decode, and from what the fuzz test draws their arguments."""
 
+import copy
+
 import numpy as np
 import torch
 from fuzz_subjects import COUNTS, FLAGS, MASK, ONE, TWO, is_in
@@ -43,6 +45,7 @@ def decoding_specs(subjects):
             {"return_session": FLAGS, "max_new_tokens": COUNTS},
         ),
         **choosing_specs(subjects),
+        **talking_specs(subjects),
         **engine_specs(subjects),
     }
 
@@ -60,6 +63,7 @@ def decoding_options(subjects):
         "sampler": st.none() | just(decodeloop.Sampler(seed=0, top_k=3)),
         "lookup": st.none(),
         "past_key_values": st.none(),
+        "prefill_chunk": st.none() | st.integers(1, 6),
     }
 
 
@@ -75,7 +79,7 @@ def generating_specs(subjects, call):
     }
     of_one_row = {
         "past_key_values": st.none() | caches,
-        "lookup": st.none() | just(decodeloop.PromptLookup()),
+        "lookup": st.sampled_from([None, decodeloop.PromptLookup(), decodeloop.DraftModel(subjects.llama)]),
         "sampler": st.none(),
     }
     ending = {
@@ -95,6 +99,9 @@ def choosing_specs(subjects):
 
     def sampled(**kw):
         return decodeloop.generate(subjects.phi, ONE, max_new_tokens=2, sampler=decodeloop.Sampler(**kw))
+
+    def drafted(**kw):
+        return decodeloop.generate(subjects.phi, ONE, max_new_tokens=5, lookup=decodeloop.DraftModel(**kw))
 
     def looked_up(**kw):
         return decodeloop.generate(subjects.phi, ONE, max_new_tokens=3, lookup=decodeloop.PromptLookup(**kw))
@@ -120,8 +127,50 @@ def choosing_specs(subjects):
             },
             is_in(torch.Tensor),
         ),
+        "DraftModel": Spec(
+            drafted,
+            {"model": st.sampled_from([subjects.llama, subjects.onnx])},
+            {"tokens": st.integers(1, 4)},
+            generates_as(subjects.phi, input_ids=ONE, max_new_tokens=5),
+        ),
         "PromptLookup": Spec(
             looked_up, {}, {"tokens": st.integers(1, 4), "ngram": st.integers(1, 4)}, is_in(torch.Tensor)
+        ),
+    }
+
+
+def talking_specs(subjects):
+    """Text in, text out."""
+    tokenizer = copy.deepcopy(subjects.bundled.tokenizer)
+    tokenizer.chat_template = "{% for turn in messages %}{{ turn.content }}\n{% endfor %}"
+
+    def talked(**kw):
+        conversation = decodeloop.Conversation(**kw)
+        return ["".join(conversation.reply("x = 1")), "".join(conversation.fork().reply("y = x"))]
+
+    def pieces(**kw):
+        return list(decodeloop.text_pieces(**kw))
+
+    return {
+        "Conversation": Spec(
+            talked,
+            {"model": just(subjects.bundled.model), "tokenizer": just(tokenizer), "max_new_tokens": just(3)},
+            {
+                "system": st.sampled_from([None, "# short"]),
+                "max_positions": st.sampled_from([None, 64]),
+                "when_full": st.sampled_from(["refuse", "forget"]),
+                "sampler": st.none() | just(decodeloop.Sampler(seed=0, top_k=3)),
+                "stop_strings": st.sampled_from([(), "zz", ["zz", "qq"]]),
+            },
+            is_in(list),
+            never=CALLABLES,
+        ),
+        "text_pieces": Spec(
+            pieces,
+            {"tokenizer": just(tokenizer), "tokens": just([40, 41, 42])},
+            {"stop_strings": st.sampled_from([(), "zz", ["zz", "qq"]])},
+            is_in(list),
+            never=CALLABLES,
         ),
     }
 
@@ -170,10 +219,11 @@ def listed(**kw):
     return torch.cat([kw.get("input_ids").to(torch.int64), *(tokens[:, None] for tokens in new)], dim=-1)
 
 
-def generates_as(model):
-    """A check that tokens are those of ``model.generate``, where they were not drawn."""
+def generates_as(model, **always):
+    """A check that tokens are those of ``model.generate``, where they were not drawn; ``always`` was given besides."""
 
     def check(result, kw):
+        kw = kw | always
         tokens, ids = result[0] if isinstance(result, tuple) else result, kw["input_ids"]
         ends, length = kw.get("eos_token_id", "model"), kw.get("max_length")
         new = kw.get("max_new_tokens", 100) if length is None else length - ids.shape[1]

@@ -7,12 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 import decodeloop
-from decodeloop.__main__ import Conversation, _sampler, main
-
-TEMPLATE = "{% for message in messages %}# {{ message['role'] }}\n{{ message['content'] }}\n{% endfor %}"
+from decodeloop.__main__ import _sampler, main
 
 
 @pytest.fixture(scope="module")
@@ -73,57 +71,12 @@ def test_the_folders_settings_say_how_tokens_are_drawn(opened):
     decoder.generation_config = said
 
 
-def with_template(opened):
-    decoder, tokenizer = opened
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
-    tokenizer.chat_template = TEMPLATE
-    return decoder, tokenizer
-
-
-def test_history_is_not_read_again_and_answers_are_those_of_the_whole_text(opened):
-    decoder, tokenizer = with_template(opened)
-    conversation = Conversation(decoder, tokenizer, "be short", 20)
-    for turn in ("def add(a, b):", "def sub(a, b):", "def mul(a, b):"):
-        answer = "".join(conversation.reply(turn))
-        messages = [*conversation.first, *conversation.turns]
-        whole = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
-        assert conversation.new < len(whole) if turn != "def add(a, b):" else conversation.new == len(whole)
-        tokens = decodeloop.open_folder(decoder.path.parent, device="cpu")[0].generate(
-            tokenizer.apply_chat_template(messages[:-1], return_tensors="pt", return_dict=True)["input_ids"],
-            max_new_tokens=20,
-        )
-        assert answer == tokenizer.decode(tokens[0, len(whole) :], skip_special_tokens=True)
-    assert conversation.new < len(whole) / 2  # the last turn, and what the template wrote around it
-
-
-def test_the_oldest_turns_are_forgotten_where_the_model_has_no_more_positions(opened, capsys, monkeypatch):
-    decoder, tokenizer = with_template(opened)
-    monkeypatch.setattr(decoder, "max_positions", 80)
-    conversation = Conversation(decoder, tokenizer, None, 20)
-    for number in range(5):
-        list(conversation.reply(f"def add_{number}(a, b):"))
-    assert "The oldest turn is forgotten: the model has 80 positions" in capsys.readouterr().err
-    assert len(conversation.turns) < 10
-    with pytest.raises(ValueError, match="positions, and the model has 80"):
-        list(conversation.reply("x = 1\n" * 80))
-
-
-def test_an_answer_that_is_stopped_stays_in_the_conversation(opened):
-    decoder, tokenizer = with_template(opened)
-    conversation = Conversation(decoder, tokenizer, None, 30)
-    answer = conversation.reply("def add(a, b):")
-    pieces = [next(answer) for _ in range(3)]
-    answer.close()  # what Ctrl-C does
-    assert conversation.turns[-1]["content"] == "".join(pieces)
-    assert "".join(conversation.reply("def sub(a, b):"))
-
-
-def test_characters_come_whole(opened):
-    decoder, tokenizer = opened
-    conversation = Conversation(decoder, tokenizer, None, 60)
-    for text in ("# é 日本 🎉 é 日本 🎉 é", "café = '日本"):
-        for piece in conversation.reply(text):
-            assert "\N{REPLACEMENT CHARACTER}" not in piece or piece.endswith("\N{REPLACEMENT CHARACTER}")
+def test_the_oldest_turns_are_forgotten_where_the_model_has_no_more_positions(folder, monkeypatch, capsys):
+    opened = decodeloop.open_folder(folder, device="cpu")
+    opened[0].max_positions = 90
+    monkeypatch.setattr("decodeloop.__main__.open_folder", lambda *_, **__: opened)
+    assert talk(monkeypatch, folder, [f"def add_{number}(a, b):" for number in range(4)]) == 0
+    assert "The oldest turns are forgotten: the model has 90 positions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

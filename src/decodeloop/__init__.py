@@ -4,10 +4,14 @@ from decodeloop.caches.convert import cache_to_tensors, tensors_to_cache, tensor
 from decodeloop.caches.crop import crop_cache
 from decodeloop.caches.shapes import empty_tensors
 from decodeloop.caches.to_any import to_any
+from decodeloop.conversation import Conversation
 from decodeloop.decoding.lookup import PromptLookup
+from decodeloop.decoding.pieces import text_pieces
 from decodeloop.decoding.sampling import Sampler
+from decodeloop.engines.draft import DraftModel
 from decodeloop.engines.onnx_call import onnx_generate
 from decodeloop.engines.onnx_decoder import OnnxDecoder
+from decodeloop.engines.ranks import run_ranks
 from decodeloop.engines.torch_loop import generate, stream
 from decodeloop.engines.torch_static import TorchDecoder
 from decodeloop.export.quantize import quantize_onnx
@@ -37,6 +41,8 @@ from decodeloop.proof.export import export_onnx
 
 __all__ = [
     "Checked",
+    "Conversation",
+    "DraftModel",
     "ExportReport",
     "GenerationTiming",
     "GenerationTimings",
@@ -70,6 +76,7 @@ __all__ = [
     "provenance",
     "quantize_onnx",
     "roofline",
+    "run_ranks",
     "save_folder",
     "stream",
     "string_diff",
@@ -77,6 +84,7 @@ __all__ = [
     "tensors_to_cache",
     "tensors_to_legacy",
     "tensors_to_static",
+    "text_pieces",
     "to_any",
     "unit_test_going",
     "verify",

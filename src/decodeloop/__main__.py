@@ -10,9 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
-from decodeloop.caches.crop import crop_cache
+from decodeloop.conversation import Conversation
 from decodeloop.decoding.sampling import Sampler
 from decodeloop.engines.onnx_decoder import OnnxDecoder
 from decodeloop.folder import open_folder, save_folder
@@ -25,6 +23,8 @@ name; a run that fails or is stopped leaves nothing."""
 CHAT = """Talk to a model in a folder that `export` made: a line is a turn, Ctrl-C ends an answer, Ctrl-D the
 conversation. The cache is kept between turns, so that each one reads what is new alone. A model without a chat template
 continues what is written."""
+#: The template of such a model: the turns below each other.
+LINES = "{% for turn in messages %}{{ turn['content'] }}{% if not loop.last %}\n{% endif %}{% endfor %}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,118 +60,33 @@ def chat(options: argparse.Namespace) -> None:
         decoder, tokenizer = open_folder(options.folder, device=options.device)
     if not tokenizer.chat_template:
         print("  It has no chat template: it continues what you write.", file=sys.stderr)
+        tokenizer.chat_template = tokenizer.decode(tokenizer("")["input_ids"]) + LINES  # what it puts before a text
     if options.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens {options.max_new_tokens}: expected 1 or more.")
-    sampler = _sampler(decoder, options.temperature, options.seed)
-    conversation = Conversation(decoder, tokenizer, options.system, options.max_new_tokens, sampler)
+    conversation = Conversation(
+        decoder,
+        tokenizer,
+        system=options.system,
+        max_new_tokens=options.max_new_tokens,
+        when_full="forget",
+        sampler=_sampler(decoder, options.temperature, options.seed),
+    )
     with decoder:
         for line in _lines():
-            began, shown = time.perf_counter(), 0
+            began, before = time.perf_counter(), conversation.forgotten
             with contextlib.suppress(KeyboardInterrupt):  # ends the answer
                 for piece in conversation.reply(line):
                     print(piece, end="", flush=True)
-                    shown += len(piece)
             print(flush=True)
+            if conversation.forgotten > before:
+                limit = conversation.max_positions
+                print(f"  The oldest turns are forgotten: the model has {limit} positions.", file=sys.stderr)
             if options.stats:
                 seconds = time.perf_counter() - began
                 print(
-                    f"  read {conversation.new} tokens, wrote {conversation.written} in {seconds:.1f} s",
+                    f"  read {conversation.prefilled} tokens, wrote {conversation.written} in {seconds:.1f} s",
                     file=sys.stderr,
                 )
-
-
-class Conversation:
-    """Turns with a model, whose cache is kept from one to the next.
-
-    Parameters
-    ----------
-    decoder : OnnxDecoder
-    tokenizer : transformers tokenizer
-        Its chat template makes a text of the turns; without one, they are put below each other.
-    system : str, optional
-        What the model is told first.
-    max_new_tokens : int
-        For an answer, at most; and never more than half of the positions that the model has.
-    sampler : Sampler, optional
-        None is greedy.
-
-    Attributes
-    ----------
-    new, written : int
-        Tokens that the last turn had to read, since the cache did not hold them; and those of its answer.
-    """
-
-    def __init__(
-        self,
-        decoder: OnnxDecoder,
-        tokenizer: Any,
-        system: str | None = None,
-        max_new_tokens: int = 512,
-        sampler: Sampler | None = None,
-    ) -> None:
-        self.decoder, self.tokenizer, self.sampler = decoder, tokenizer, sampler
-        self.first = [{"role": "system", "content": system}] if system else []
-        self.turns: list[dict[str, str]] = []
-        self.room = min(max_new_tokens, (decoder.max_positions or 2 * max_new_tokens) // 2)
-        self.read: list[int] = []  # the tokens that the cache holds
-        self.cache: Any = None
-        self.new = self.written = 0
-
-    def reply(self, text: str) -> Iterator[str]:
-        """The answer to a turn, in pieces of whole characters."""
-        self.turns.append({"role": "user", "content": text})
-        try:
-            prompt = self._prompt()
-            kept = self._keep(prompt)
-            stream = self.decoder.stream(
-                torch.tensor([prompt]), past_key_values=kept, max_new_tokens=self.room, sampler=self.sampler
-            )
-        except ValueError:
-            self.turns.pop()
-            raise
-        tokens: list[int] = []
-        shown, answer = "", ""
-        try:
-            for token in stream:
-                tokens.append(int(token))
-                answer = self.tokenizer.decode(tokens, skip_special_tokens=True)
-                if not answer.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character
-                    yield answer[len(shown) :]
-                    shown = answer
-            yield answer[len(shown) :]
-        finally:
-            self.turns.append({"role": "assistant", "content": answer})
-            self.new, self.written = len(prompt) - len(self.read), len(tokens)
-            self.cache = self.decoder.cache() if tokens else None
-            self.read = (prompt + tokens)[: self.cache.get_seq_length()] if tokens else []
-
-    def _prompt(self) -> list[int]:
-        """The conversation's tokens; its oldest turns are dropped where they leave no room for an answer."""
-        while True:
-            tokens = self._encode([*self.first, *self.turns])
-            limit = self.decoder.max_positions
-            if limit is None or len(tokens) + self.room <= limit or len(self.turns) < 3:
-                return tokens
-            del self.turns[:2]
-            print(f"  The oldest turn is forgotten: the model has {limit} positions.", file=sys.stderr)
-
-    def _encode(self, messages: list[dict[str, str]]) -> list[int]:
-        if self.tokenizer.chat_template:
-            encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        else:
-            encoded = self.tokenizer("\n".join(message["content"] for message in messages))
-        return list(encoded["input_ids"])
-
-    def _keep(self, prompt: list[int]) -> Any:
-        """The cache, cut to what it has in common with the prompt: the template may write an answer otherwise."""
-        pairs = zip(self.read, prompt[:-1], strict=False)
-        common = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(self.read), len(prompt) - 1))
-        try:
-            self.cache = crop_cache(self.cache, common) if common else None
-        except ValueError:  # a state or a window, which cannot be rewound
-            self.cache = None
-        self.read = self.read[:common] if self.cache is not None else []
-        return self.cache
 
 
 def _sampler(decoder: OnnxDecoder, temperature: float | None, seed: int | None) -> Sampler | None:

@@ -73,7 +73,7 @@ def test_lookup_goes_on_from_a_sliding_window():
 def test_a_cache_that_cannot_be_rewound_is_refused_before_the_first_token(phi):
     model = build(Lfm2ForCausalLM, Lfm2Config, num_key_value_heads=2, layer_types=["conv", "full_attention"])
     ids = prompt_ids(1, 7).repeat(1, 3)
-    with pytest.raises(ValueError, match="prompt lookup rewinds the cache of Lfm2ForCausalLM.*leave lookup out"):
+    with pytest.raises(ValueError, match="lookup rewinds the cache of Lfm2ForCausalLM.*leave lookup out"):
         decodeloop.stream(model, ids, lookup=PromptLookup())
     got = decodeloop.generate(model, ids, max_new_tokens=9, **FREE)
     assert torch.equal(got, model.generate(ids, max_new_tokens=9, do_sample=False, eos_token_id=None))
@@ -84,8 +84,11 @@ def test_a_cache_that_cannot_be_rewound_is_refused_before_the_first_token(phi):
 
 
 def test_lookup_refuses_what_it_cannot_do(decoder, llama_graph):
-    with pytest.raises(ValueError, match="give lookup or sampler, not both"):
-        decoder(prompt_ids(1, 3), lookup=PromptLookup(), sampler=Sampler())
+    sampler = Sampler(processors=[lambda ids, scores: scores])
+    with pytest.raises(ValueError, match=r"give lookup or Sampler\(processors=...\), not both"):
+        decoder(prompt_ids(1, 3), lookup=PromptLookup(), sampler=sampler)
+    with pytest.raises(ValueError, match=r"lookup=\[\]: expected a decodeloop.PromptLookup or DraftModel, or None"):
+        decoder(prompt_ids(1, 3), lookup=[])
     with pytest.raises(ValueError, match="lookup with a batch of 2 rows"):
         decoder(prompt_ids(2, 3), lookup=PromptLookup())
     with pytest.raises(ValueError, match="tokens=0: expected an int of 1 or more"):

@@ -172,3 +172,27 @@ def test_what_is_no_rule_is_named():
     for given in (3, "even", [3]):
         with pytest.raises(ValueError, match=r"processors=.*: expected a list of transformers LogitsProcessors"):
             Sampler(processors=given)
+
+
+def test_rules_that_give_other_scores_than_they_got_are_named(decoder):
+    def cut(input_ids, scores):
+        return scores[:, :-1]
+
+    def one_row(input_ids, scores):
+        return scores[0]
+
+    def forgets(input_ids, scores):
+        scores[:, 0] = -torch.inf
+
+    def doubles(input_ids, scores):
+        return scores.double()
+
+    ids, mask = left_padded([6, 2])
+    for rule, said in (
+        (cut, r"the processor cut returned \[2, 96\] of torch.float32.*: expected scores as it was given, \[2, 97\]"),
+        (one_row, r"the processor one_row returned \[97\]"),
+        (forgets, "the processor forgets returned None: expected scores"),
+        (doubles, "the processor doubles returned .*float64"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            decoder(ids, attention_mask=mask, max_new_tokens=3, sampler=Sampler(processors=[rule]))

@@ -5,14 +5,7 @@ import functools
 import pytest
 import torch
 from helpers import build, left_padded, prompt_ids
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoConfig,
-    GPTNeoForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-)
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from decodeloop import TorchDecoder, generate
 from decodeloop.engines.kernels.merged_linear import linears_by_input, with_merged_linears
@@ -92,15 +85,6 @@ def test_a_prompt_attends_to_itself_alone_however_large_the_buffers(llama, lengt
     decoder.generate(ids, attention_mask=mask, max_new_tokens=2, eos_token_id=None)
     padded = len(lengths) > 1
     assert set(seen) == {(40, padded), (512, True)}  # without a mask there are faster kernels, and less memory
-
-
-def test_layers_that_do_not_keep_everything_are_refused():
-    model = build(MistralForCausalLM, MistralConfig, num_key_value_heads=2, sliding_window=5)
-    with pytest.raises(ValueError, match=r"MistralForCausalLM keeps a StaticSlidingWindowLayer.*decodeloop.generate"):
-        TorchDecoder(model)
-    local = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 5}
-    with pytest.raises(ValueError, match=r"GPTNeoForCausalLM has local attention.*decodeloop.generate"):
-        TorchDecoder(build(GPTNeoForCausalLM, GPTNeoConfig, **local))
 
 
 def test_a_capacity_must_hold_the_prompt(phi):

@@ -15,7 +15,7 @@ from helpers import build, left_padded, prompt_ids
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM, StaticCache
 
 import decodeloop
-from decodeloop import OnnxDecoder, PromptLookup, TorchDecoder
+from decodeloop import DraftModel, OnnxDecoder, PromptLookup, TorchDecoder
 
 ENGINES = ["torch", "static", "dynamo", "fused"]
 NEW = 8
@@ -49,8 +49,6 @@ def make(name, model, export_once):
         if engine == "torch":
             return Torch(model)
         if engine == "static":
-            if isinstance(model, MistralForCausalLM):
-                pytest.skip("a static step has no sliding window: refused, see test_torch_static.py")
             return TorchDecoder(model)
         path = export_once(f"{name}-{engine}", model, exporter=engine, logits="all").path
         return OnnxDecoder(path, device="cpu")
@@ -151,6 +149,36 @@ def test_guesses_change_no_token(model, make, engine):
         got = make(engine).generate(padded, attention_mask=seen, max_new_tokens=20, eos_token_id=None, lookup=lookup)
         assert torch.equal(got, want)
         assert lookup.written == 20
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_draft_changes_no_token(model, make, engine, prompt):
+    """A draft that is mostly right, on the same kind of engine; from the beginning, and from a cache; one row only."""
+    ids, mask = prompt
+    draft = DraftModel(model if engine == "torch" else make(engine), tokens=3)
+    if len(ids) > 1:
+        with pytest.raises(ValueError, match=f"lookup with a batch of {len(ids)} rows: expected one row"):
+            make(engine).generate(ids, attention_mask=mask, lookup=draft, **OPTIONS)
+        return
+    first, cache = make(engine).generate(ids, attention_mask=mask, lookup=draft, return_cache=True, **OPTIONS)
+    assert torch.equal(first, expected(model, ids, mask))
+    assert (draft.written, draft.passes, draft.acceptance) == (NEW, 3, 1)
+    text = torch.cat([first, prompt_ids(1, 2, seed=9)], dim=1)
+    want = expected(model, text, mask := longer(mask, NEW + 2))
+    options = {"attention_mask": mask, "past_key_values": cache, "lookup": draft, **OPTIONS}
+    assert torch.equal(make(engine).generate(text, **options), want)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_prompt_is_read_in_chunks(model, make, engine, prompt, chunk):
+    ids, mask = prompt
+    options = {"attention_mask": mask, "prefill_chunk": chunk, "return_cache": True, **OPTIONS}
+    first, cache = make(engine).generate(ids, **options)
+    assert torch.equal(first, expected(model, ids, mask))
+    text = torch.cat([first, prompt_ids(len(ids), 5, seed=9)], dim=1)
+    options |= {"attention_mask": longer(mask, NEW + 5), "past_key_values": cache, "return_cache": False}
+    assert torch.equal(make(engine).generate(text, **options), expected(model, text, longer(mask, NEW + 5)))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -24,7 +24,7 @@ ARCHITECTURES = {
     "opt": {"word_embed_proj_dim": 16},
     "phi": {"qk_layernorm": True},
     "phi3": {"sliding_window": 8},
-    "qwen2": {"num_hidden_layers": 2, "use_sliding_window": True, "max_window_layers": 1},
+    "qwen2": ALTERNATE | {"use_sliding_window": True, "sliding_window": 8},
     "qwen3": {"num_hidden_layers": 2},
     "qwen3_moe": {},
     "smollm3": {"num_hidden_layers": 2, "no_rope_layers": [1, 0], "layer_types": None},

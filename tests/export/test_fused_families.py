@@ -57,7 +57,7 @@ MODELS = {
     "opt, norms behind": ("opt", {"word_embed_proj_dim": 16, "do_layer_norm_before": False}),
     "phi, norms of queries and keys": ("phi", {"hidden_size": 128, "qk_layernorm": True} | HALF_ROTATED),
     "phi3": ("phi3", {"hidden_size": 64, "sliding_window": 8}),
-    "qwen2": ("qwen2", WIDE | {"use_sliding_window": True, "max_window_layers": 1}),
+    "qwen2": ("qwen2", WIDE | ALTERNATE | {"use_sliding_window": True, "sliding_window": 8}),
     "qwen3": ("qwen3", {}),
     "smollm3": ("smollm3", WIDE | {"num_hidden_layers": 2, "no_rope_layers": [1, 0], "layer_types": None}),
     "starcoder2": ("starcoder2", WIDE | {"sliding_window": 8, "bos_token_id": 1, "eos_token_id": 2}),

@@ -67,9 +67,15 @@ def past_cache(past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig, b
 
 
 def past_tensors(
-    past: Cache | Sequence[torch.Tensor], config: PreTrainedConfig | None, batch: int, length: int
+    past: Cache | Sequence[torch.Tensor],
+    config: PreTrainedConfig | None,
+    batch: int,
+    length: int,
+    forgetful: bool = False,
 ) -> tuple[list[torch.Tensor], int]:
     """A past as flat tensors of all of its text, to be copied into buffers, and its length; none where it is empty.
+
+    ``forgetful``: of a layer with a window, as many of the last positions as it still needs are enough.
 
     Raises
     ------
@@ -85,15 +91,19 @@ def past_tensors(
         states = check_states(tensors, config, batch)
         growing = [tensor for state, tensor in zip(states, tensors, strict=True) if state.name in ("key", "value")]
     pairs = tensors_to_legacy(growing) if growing or not more else ()
+    layers = [] if config is None else kv_layers(DynamicCache(config=config))
+    layers = layers if len(layers) == len(pairs) else []  # of another model: refused later
     held = sorted({keys.shape[2] for keys, _ in pairs})
     if isinstance(past, Cache):
         seen = past_length(past)
     elif not pairs:
         raise ValueError(_UNTOLD)
     else:
-        layers = [] if config is None else kv_layers(DynamicCache(config=config))
-        seen = text_length(pairs, layers) if len(layers) == len(pairs) else held[-1]
+        seen = text_length(pairs, layers) if layers else held[-1]
     _check_length(seen, length)
+    if forgetful and layers:
+        counts = zip((keys.shape[2] for keys, _ in pairs), layers, strict=True)
+        held = sorted(n for n, layer in counts if not tokens_needed(layer, seen) <= n <= seen) or [seen]
     if pairs and held[0] < seen:
         raise ValueError(
             f"past_key_values is of {seen} positions, of which a layer with a sliding window kept the last {held[0]}: "

@@ -38,8 +38,23 @@ class Engine(Protocol):
     def generation_config(self) -> GenerationConfig | None:
         """What the checkpoint says of decoding: special tokens, penalties, bans. None where nothing tells."""
 
-    def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
+    def shared_seed(self) -> int | None:
+        """What to draw tokens with where the sampler has no seed, so that all processes of a model draw the same.
+
+        None where one process runs it.
+        """
+
+    def check(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int,
+        past: Past | None = None,
+        rewinds: bool = False,
+        all_logits: bool = False,
+    ) -> None:
         """Refuse a generation that this engine cannot do, before anything is run.
+
+        ``rewinds`` and ``all_logits`` say that it will be asked to rewind, and for the logits of several tokens.
 
         Raises
         ------
@@ -63,6 +78,39 @@ class Engine(Protocol):
 
     def cache(self) -> Cache:
         """The cache as transformers knows it."""
+
+
+def prefill(
+    engine: Engine,
+    prompt: Prompt,
+    max_new_tokens: int,
+    past: Past | None = None,
+    *,
+    chunk: int | None = None,
+    rewinds: bool = False,
+) -> torch.Tensor:
+    """Start the engine and read the part of the prompt that its cache does not hold yet, ``chunk`` tokens at a time.
+
+    The logits of the last token ``[batch, 1, vocabulary]``.
+    """
+    seen = engine.start(prompt, prompt.input_ids.shape[1] + max_new_tokens, past, rewinds)
+    unread = prompt.input_ids[:, seen:]
+    for part in unread.split(chunk or unread.shape[1], dim=1):
+        logits = engine.forward(part)
+    return logits
+
+
+def still(engine: Engine, generation: int) -> None:
+    """Refuse to go on with a generation that is no longer the engine's.
+
+    Raises
+    ------
+    RuntimeError
+    """
+    if engine.generation != generation:
+        raise RuntimeError(
+            "this stream's decoder has started another generation, or was closed: a decoder runs one at a time."
+        )
 
 
 class Lock(Protocol):

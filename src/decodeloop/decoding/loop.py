@@ -16,11 +16,12 @@ import torch
 from tqdm import tqdm
 
 from decodeloop.checks import check_choice, check_count, shown
-from decodeloop.decoding.engine import Engine, Past, exclusive
+from decodeloop.decoding.engine import Engine, Past, exclusive, prefill, still
 from decodeloop.decoding.greedy import Greedy, greedy, no_token
-from decodeloop.decoding.lookup import PromptLookup
+from decodeloop.decoding.lookup import Guesser
 from decodeloop.decoding.prompt import Prompt, check_prompt
 from decodeloop.decoding.sampling import Chooser, Sampler
+from decodeloop.decoding.speculate import Guess, accept
 from decodeloop.decoding.stopping import PadToken, Stopping, TokenIds, Watch, stopping
 
 
@@ -35,8 +36,9 @@ class DecodeOptions(TypedDict, total=False):
     stop_strings: str | Sequence[str] | None
     tokenizer: Any
     sampler: Sampler | None
-    lookup: PromptLookup | None
+    lookup: Guesser | None
     past_key_values: Past | None
+    prefill_chunk: int | None
 
 
 class RunOptions(DecodeOptions, total=False):
@@ -100,8 +102,9 @@ def decode(
     stop_strings: str | Sequence[str] | None = None,
     tokenizer: Any = None,
     sampler: Sampler | None = None,
-    lookup: PromptLookup | None = None,
+    lookup: Guesser | None = None,
     past_key_values: Past | None = None,
+    prefill_chunk: int | None = None,
 ) -> Iterator[torch.Tensor]:
     """The tokens as they come; arguments, result and errors are those of :func:`decodeloop.stream`."""
     new = check_count("max_new_tokens", max_new_tokens) if max_length is None else _room(input_ids, max_length)
@@ -113,17 +116,21 @@ def decode(
         max_positions=engine.max_positions,
     )
     _check_kinds(sampler, lookup)
-    engine.check(prompt, new, past_key_values, rewinds=lookup is not None)
+    chunk = None if prefill_chunk is None else check_count("prefill_chunk", prefill_chunk, 1)
+    guesses = lookup is not None
+    engine.check(prompt, new, past_key_values, rewinds=guesses, all_logits=guesses)
     prompt = prompt.to(engine.device)
     stop = stopping(engine, eos_token_id, pad_token_id, stop_strings, tokenizer)
     if sampler is None:
         choose: Greedy | Chooser = greedy(engine, prompt, new, stop.eos_token_ids)
     else:
-        choose = sampler.start(prompt, stop.eos_token_ids)
+        choose = sampler.start(prompt, stop.eos_token_ids, engine.shared_seed)
     if lookup is None:
-        steps = _one_by_one(engine, prompt, new, stop, choose, past_key_values)
+        steps = _one_by_one(engine, prompt, new, stop, choose, past_key_values, chunk)
     else:
-        steps = _looked_up(engine, prompt, new, stop, _checked_lookup(prompt, choose), lookup, past_key_values)
+        _check_lookup(prompt, sampler)
+        lookup.check(engine, prompt, new)
+        steps = _guessed(engine, prompt, new, stop, choose, lookup, past_key_values, chunk)
     return (tokens.to(input_ids.device) for tokens in _exclusively(engine, steps))
 
 
@@ -138,7 +145,13 @@ def _exclusively(engine: Engine, steps: Iterator[torch.Tensor]) -> Iterator[torc
 
 
 def _one_by_one(
-    engine: Engine, prompt: Prompt, max_new_tokens: int, stop: Stopping, choose: Greedy | Chooser, past: Past | None
+    engine: Engine,
+    prompt: Prompt,
+    max_new_tokens: int,
+    stop: Stopping,
+    choose: Greedy | Chooser,
+    past: Past | None,
+    chunk: int | None,
 ) -> Iterator[torch.Tensor]:
     batch, length = prompt.input_ids.shape
     text = prompt.input_ids.new_empty(batch, length + max_new_tokens)
@@ -147,9 +160,12 @@ def _one_by_one(
     watch, generation = Watch(batch, text.device), 0
     for step in range(max_new_tokens):
         so_far = text[:, : length + step]
-        unread = so_far[:, -1:] if step else _start(engine, prompt, max_new_tokens, past)
-        generation = _still(engine, generation)
-        logits = engine.forward(unread)[:, -1]
+        if step == 0:
+            logits = prefill(engine, prompt, max_new_tokens, past, chunk=chunk)[:, -1]
+            generation = engine.generation
+        else:
+            still(engine, generation)
+            logits = engine.forward(so_far[:, -1:])[:, -1]
         if engine.runs_async and watch.over():  # only now: the GPU had this step to do while the host looked back
             engine.rewind(1)
             return
@@ -168,34 +184,39 @@ def _one_by_one(
         watch.over()  # the last token's score was not looked at yet
 
 
-def _looked_up(
+def _guessed(
     engine: Engine,
     prompt: Prompt,
     max_new_tokens: int,
     stop: Stopping,
-    choose: Greedy,
-    lookup: PromptLookup,
+    choose: Greedy | Chooser,
+    lookup: Guesser,
     past: Past | None,
+    chunk: int | None,
 ) -> Iterator[torch.Tensor]:
     """Propose, check, commit: each pass reads the last token and a guess, and keeps what the model would have said."""
-    lookup.start()
+    guess_next = lookup.start(prompt, max_new_tokens, choose)
     text, left, generation = prompt.input_ids, max_new_tokens, 0
     while left:
-        first = lookup.passes == 0
-        unread = _start(engine, prompt, max_new_tokens, past, rewinds=True) if first else text[:, -1:]
-        guess = text[:, :0] if first else lookup.guess(text[0], left - 1)[None]
-        generation = _still(engine, generation)
-        logits = engine.forward(torch.cat([unread, guess], dim=-1), all_logits=not first)
-        chosen = choose.along(text, guess, logits[:, -1 - guess.shape[1] :])
-        right = int((chosen[:, :-1] == guess).int().cumprod(-1).sum())
-        new, over = _up_to_stop(text, chosen[:, : right + 1], stop)
-        for step, score in enumerate(choose.best[0, : new.shape[1]].tolist(), max_new_tokens - left):
-            if not math.isfinite(score):
-                raise no_token(0, step, score)
-        engine.rewind(guess.shape[1] + 1 - new.shape[1])  # what was read beyond the last token is forgotten
+        if lookup.passes == 0:
+            guess = Guess(text[:, :0])
+            logits = prefill(engine, prompt, max_new_tokens, past, chunk=chunk, rewinds=True)
+            generation = engine.generation
+        else:
+            guess = guess_next(text, left - 1)
+            still(engine, generation)
+            logits = engine.forward(torch.cat([text[:, -1:], guess.tokens], dim=-1), all_logits=True)
+        accepted = accept(choose, text, guess, logits[:, -1 - guess.tokens.shape[1] :])
+        new, over = _up_to_stop(text, accepted, stop)
+        if choose.best is not None:
+            for step, score in enumerate(choose.best[0, : new.shape[1]].tolist(), max_new_tokens - left):
+                if not math.isfinite(score):
+                    raise no_token(0, step, score)
+        proposed = guess.tokens.shape[1]
+        engine.rewind(proposed + 1 - new.shape[1])  # what was read beyond the last token is forgotten
         text = torch.cat([text, new], dim=-1)
         left = 0 if over else left - new.shape[1]
-        lookup.count(proposed=guess.shape[1], accepted=min(right, new.shape[1]), written=new.shape[1])
+        lookup.count(proposed=proposed, accepted=min(accepted.shape[1] - 1, new.shape[1]), written=new.shape[1])
         yield from new.unbind(-1)
 
 
@@ -208,33 +229,16 @@ def _up_to_stop(text: torch.Tensor, new: torch.Tensor, stop: Stopping) -> tuple[
     return new, False
 
 
-def _start(
-    engine: Engine, prompt: Prompt, max_new_tokens: int, past: Past | None, rewinds: bool = False
-) -> torch.Tensor:
-    """Start the engine; the part of the prompt that its cache does not hold yet."""
-    seen = engine.start(prompt, prompt.input_ids.shape[1] + max_new_tokens, past, rewinds)
-    return prompt.input_ids[:, seen:]
-
-
-def _still(engine: Engine, generation: int) -> int:
-    """The engine's generation, which must be the one that this stream began (0: it begins now)."""
-    if generation and engine.generation != generation:
-        raise RuntimeError(
-            "this stream's decoder has started another generation, or was closed: a decoder runs one at a time."
-        )
-    return engine.generation
-
-
 def _room(input_ids: torch.Tensor, max_length: int) -> int:
     length = input_ids.shape[-1] if isinstance(input_ids, torch.Tensor) else 0
     return check_count("max_length", max_length, length, note="the length of the prompt") - length
 
 
 def _check_kinds(sampler: Any, lookup: Any) -> None:
-    kinds = ("sampler", sampler, "start", "Sampler"), ("lookup", lookup, "guess", "PromptLookup")
-    for name, given, method, kind in kinds:
-        if given is not None and (isinstance(given, type) or not callable(getattr(given, method, None))):
-            raise ValueError(f"{name}={shown(given)}: expected a decodeloop.{kind}, or None.")
+    if sampler is not None and (isinstance(sampler, type) or not callable(getattr(sampler, "start", None))):
+        raise ValueError(f"sampler={shown(sampler)}: expected a decodeloop.Sampler, or None.")
+    if lookup is not None and not isinstance(lookup, Guesser):
+        raise ValueError(f"lookup={shown(lookup)}: expected a decodeloop.PromptLookup or DraftModel, or None.")
 
 
 def _check_watchers(on_token: Any, streamer: Any) -> None:
@@ -244,15 +248,17 @@ def _check_watchers(on_token: Any, streamer: Any) -> None:
         raise ValueError(f"streamer={shown(streamer)}: expected a transformers streamer, with put and end, or None.")
 
 
-def _checked_lookup(prompt: Prompt, choose: Greedy | Chooser) -> Greedy:
-    if not isinstance(choose, Greedy):
-        raise ValueError("lookup checks guesses against the most likely token: give lookup or sampler, not both.")
+def _check_lookup(prompt: Prompt, sampler: Sampler | None) -> None:
+    if getattr(sampler, "processors", ()):
+        raise ValueError(
+            "lookup asks what follows a guess that may be taken back, and a processor may remember what it was asked: "
+            "give lookup or Sampler(processors=...), not both."
+        )
     if len(prompt.input_ids) > 1:
         raise ValueError(
             f"lookup with a batch of {len(prompt.input_ids)} rows: expected one row, since each row accepts another "
             "number of tokens. Call it for each row."
         )
-    return choose
 
 
 def _progress(wanted: bool, options: DecodeOptions) -> tqdm[NoReturn]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,7 +54,8 @@ class Sampler:
     seed : int or sequence of int, optional
         The same seed gives the same tokens. One int: the rows of a batch draw different numbers, in turn, from one
         generator. A sequence: one seed per row, and a row gets the tokens that it gets alone with its seed. Default:
-        torch's global generator, so ``torch.manual_seed`` counts.
+        torch's global generator, so ``torch.manual_seed`` counts. Where a model is spread over several processes, the
+        first one's gives a seed to all of them, once for each generation: they have to draw the same tokens.
     typical_p : float
         Keep the tokens whose information is closest to the distribution's entropy, until their probability reaches
         typical_p, in (0, 1] (Meister et al., 2023, arXiv:2202.00666).
@@ -138,7 +139,12 @@ class Sampler:
             if not good:
                 raise ValueError(f"{name}={shown(getattr(self, name))}: expected {expected}.")
 
-    def start(self, prompt: Prompt, eos_token_ids: Sequence[int] = ()) -> Chooser:
+    def start(
+        self,
+        prompt: Prompt,
+        eos_token_ids: Sequence[int] = (),
+        shared_seed: Callable[[], int | None] = lambda: None,
+    ) -> Chooser:
         """A fresh chooser for one generation: the generator is seeded here.
 
         Parameters
@@ -146,13 +152,16 @@ class Sampler:
         prompt : Prompt
         eos_token_ids : sequence of int
             What ends a row, for ``min_new_tokens``.
+        shared_seed : callable
+            Asked for a seed where this sampler has none; it may have none either.
 
         Raises
         ------
         ValueError
             If there are seeds for another number of rows than the prompt's.
         """
-        return Chooser(self, prompt, eos_token_ids)
+        seed = shared_seed() if self.seed is None and self.do_sample else None
+        return Chooser(self if seed is None else replace(self, seed=seed), prompt, eos_token_ids)
 
 
 class Chooser:
@@ -181,17 +190,30 @@ class Chooser:
         self.warpers: Any = _warpers(sampler) if sampler.do_sample else LogitsProcessorList()
 
     def __call__(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        step = tokens.shape[1] - self.prompt_length
-        if step == 0:
-            _check_vocabulary(self.sampler, logits.shape[-1])
-        if step in self.sampler.forced_tokens:
-            return tokens.new_full((len(tokens),), self.sampler.forced_tokens[step])
-        scores = self.scores(tokens, logits)
-        best = scores.amax(-1)
-        if not bool(best.isfinite().all()):
-            row = int((~best.isfinite()).nonzero()[0])
-            raise no_token(row, step, best[row].item())
-        return self._draw(scores) if self.sampler.do_sample else scores.argmax(-1)
+        certain, probabilities = self._decide(tokens, logits)
+        return self.draw(probabilities) if certain is None else certain
+
+    def probabilities(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """What the next token is drawn from, float64 ``[batch, vocabulary]``: one 1 where nothing is left to chance."""
+        certain, probabilities = self._decide(tokens, logits)
+        if certain is None:
+            return probabilities
+        return torch.nn.functional.one_hot(certain, logits.shape[-1]).double()
+
+    def draw(self, weights: torch.Tensor) -> torch.Tensor:
+        """One token for each row of weights, float64 ``[batch, vocabulary]``, which need not add up to 1."""
+        cumulative = weights.cumsum(-1)
+        uniform = self.uniform(len(weights)).to(weights.device)
+        # the first token whose cumulative weight exceeds the number: never one of weight 0
+        drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+        return drawn.squeeze(-1).clamp(max=weights.shape[-1] - 1)
+
+    def uniform(self, count: int) -> torch.Tensor:
+        """So many numbers from 0 to 1, float64 ``[count, 1]``; one for each row where each has a seed of its own."""
+        if len(self.generators) > 1:
+            return torch.cat([torch.rand(1, 1, dtype=torch.float64, generator=g) for g in self.generators])
+        generator = self.generators[0] if self.generators else None
+        return torch.rand(count, 1, dtype=torch.float64, generator=generator)
 
     def scores(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """The logits after all processors, float32 ``[batch, vocabulary]``; -inf for what may not come.
@@ -205,19 +227,40 @@ class Chooser:
             scores = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)  # a column for padding
             scores = self.processors(text, scores)[:, :vocabulary]
         for processor in self.sampler.processors:
-            scores = processor(tokens, scores)
+            scores = _checked(processor, processor(tokens, scores), scores)
         return self.warpers(tokens, scores)
 
-    def _draw(self, scores: torch.Tensor) -> torch.Tensor:
-        if len(self.generators) > 1:
-            uniform = torch.cat([torch.rand(1, 1, dtype=torch.float64, generator=g) for g in self.generators])
-        else:
-            generator = self.generators[0] if self.generators else None
-            uniform = torch.rand(len(scores), 1, dtype=torch.float64, generator=generator)
-        cumulative = scores.double().softmax(-1).cumsum(-1)
-        # the first token whose cumulative probability exceeds the number: never one of probability 0
-        drawn = torch.searchsorted(cumulative, uniform.to(scores.device) * cumulative[:, -1:], right=True)
-        return drawn.squeeze(-1).clamp(max=scores.shape[-1] - 1)
+    def _decide(self, tokens: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The tokens, where nothing is left to chance, else None; and the probabilities to draw from."""
+        step = tokens.shape[1] - self.prompt_length
+        if step == 0:
+            _check_vocabulary(self.sampler, logits.shape[-1])
+        if step in self.sampler.forced_tokens:
+            return tokens.new_full((len(tokens),), self.sampler.forced_tokens[step]), logits
+        scores = self.scores(tokens, logits)
+        best = scores.amax(-1)
+        if not bool(best.isfinite().all()):
+            row = int((~best.isfinite()).nonzero()[0])
+            raise no_token(row, step, best[row].item())
+        if not self.sampler.do_sample:
+            return scores.argmax(-1), logits
+        return None, scores.double().softmax(-1)
+
+
+def _checked(processor: Any, got: Any, given: torch.Tensor) -> torch.Tensor:
+    """What a processor of the user's made of scores, which must be such scores again."""
+    expected = f"scores as it was given, {list(given.shape)} of {given.dtype} on {given.device}"
+    if not isinstance(got, torch.Tensor):
+        raise ValueError(f"{_name(processor)} returned {shown(got)}: expected {expected}.")
+    if (got.shape, got.dtype, got.device) != (given.shape, given.dtype, given.device):
+        raise ValueError(
+            f"{_name(processor)} returned {list(got.shape)} of {got.dtype} on {got.device}: expected {expected}."
+        )
+    return got
+
+
+def _name(processor: Any) -> str:
+    return f"the processor {getattr(processor, '__name__', type(processor).__name__)}"
 
 
 def _processors(sampler: Sampler, text: torch.Tensor, eos_token_ids: list[int]) -> LogitsProcessorList:

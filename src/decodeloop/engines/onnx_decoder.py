@@ -59,7 +59,9 @@ class OnnxDecoder:
     spinning : bool or "auto"
         On a CPU: whether threads wait in a loop for their next piece of work, for up to 0.4 ms, before they sleep. On
         two idle cores steps took two thirds of the time with it; beside another busy program, half as long again.
-        ``"auto"`` spins if most cores were idle when the first decoder of this process was opened. Not on a GPU.
+        ``"auto"`` spins if no other program kept a core busy when the first decoder of this process was opened. If one
+        did, threads sleep, and there is one for each idle core: a thread that shares its core makes the others wait.
+        Not on a GPU.
     session_options : onnxruntime.SessionOptions, optional
         Threads, optimisation level, profiling. With it, spinning is whatever these say.
     verify_weights : bool
@@ -98,7 +100,8 @@ class OnnxDecoder:
     The graph decides which cache a decoder keeps. A graph of ``exporter="dynamo"``, and one of Optimum, has a growing
     one: a step reads one set of buffers and writes a second one, then the two change places. A graph of
     ``exporter="fused"``, and one of onnxruntime-genai, has a shared one, of fixed capacity, which a step reads and
-    writes in place.
+    writes in place. After the first ``prefill_chunk``, a shared cache reads a batch of several rows, and padding, token
+    by token.
 
     Where each query head has keys of its own (Phi), cuDNN's attention was faster on an H100 than the kernel that
     onnxruntime picks: 3.7 instead of 5.1 µs per layer. ``ORT_ENABLE_XQA=0`` in the environment of the process asks for
@@ -192,15 +195,26 @@ class OnnxDecoder:
             raise RuntimeError(f"this decoder of {self.name} is closed: open the graph again.")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
-        """Refuse a text that outgrows the graph's rotary frequencies, and prompt lookup that lacks logits."""
+    def shared_seed(self) -> int | None:
+        """None: one process runs a graph."""
+        return None
+
+    def check(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int,
+        past: Past | None = None,
+        rewinds: bool = False,
+        all_logits: bool = False,
+    ) -> None:
+        """Refuse a text that outgrows the graph's rotary frequencies, and guesses that lack logits or a way back."""
         check_rope_length(self.config, prompt.longest + max_new_tokens, self.name, "a graph has one set")
         if rewinds and self._keeps_states:
             raise ValueError(
-                f"prompt lookup rewinds the cache where a guess was wrong, and {self.name} keeps states that cannot be "
+                f"lookup rewinds the cache where a guess was wrong, and {self.name} keeps states that cannot be "
                 "rewound: leave lookup out."
             )
-        if rewinds:
+        if all_logits:
             self._check_all_logits()
 
     def start(self, prompt: Prompt, capacity: int, past: Past | None = None, rewinds: bool = False) -> int:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedConfig, StaticCache
-from transformers.cache_utils import LinearAttentionAndStaticFullAttentionLayer, LinearAttentionLayer, StaticLayer
+from transformers.cache_utils import (
+    LinearAttentionAndStaticFullAttentionLayer,
+    LinearAttentionAndStaticSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+)
 
 from decodeloop.caches.buffer_pool import no_room
 from decodeloop.caches.layers import PLACEHOLDER
@@ -16,6 +22,7 @@ from decodeloop.caches.shapes import empty_tensors, state_shapes
 from decodeloop.caches.states import State, keeps_states, read_state, write_state
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.captured_step import CapturedStep
+from decodeloop.engines.step_masks import StepMasks
 
 if TYPE_CHECKING:
     from decodeloop.engines.torch_static import TorchDecoder
@@ -36,9 +43,10 @@ class PlacedLayer(StaticLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write at ``cache_position`` ``[new]``; the whole buffers, or what was written where a text begins."""
-        made, kept = ((each.shape[1], each.shape[3]) for each in (key_states, self.keys))
-        if made != kept:
-            raise ValueError(f"the model makes (heads, size) {made} of keys, and its configuration says {kept}.")
+        for name, new, buffer in (("keys", key_states, self.keys), ("values", value_states, self.values)):
+            made, kept = (new.shape[1], new.shape[3]), (buffer.shape[1], buffer.shape[3])
+            if made != kept:
+                raise ValueError(f"the model makes (heads, size) {made} of {name}, and its configuration says {kept}.")
         self.keys.index_copy_(2, self.cache_position, key_states)
         self.values.index_copy_(2, self.cache_position, value_states)
         return (key_states, value_states) if self.begins else (self.keys, self.values)
@@ -64,21 +72,23 @@ class PlacedHybridLayer(LinearAttentionLayer, PlacedLayer):  # type: ignore[misc
         kind.lazy_initialization(self, *args, **kwargs)
 
 
+ATTENDING = (StaticLayer, StaticSlidingWindowLayer)
+HYBRID = (LinearAttentionAndStaticFullAttentionLayer, LinearAttentionAndStaticSlidingWindowAttentionLayer)
 #: Kinds of a static cache's layers that a step can have.
-PLACED = (StaticLayer, LinearAttentionLayer, LinearAttentionAndStaticFullAttentionLayer, PLACEHOLDER)
+PLACED = (*ATTENDING, *HYBRID, LinearAttentionLayer, PLACEHOLDER)
 
 
 def placed(layer: Any, capacity: int, cache_position: torch.Tensor) -> Any:
-    """A layer of transformers' static cache as one that is told where to write."""
-    if type(layer) is StaticLayer:
+    """A layer of transformers' static cache as one that is told where to write, and keeps all: masks hide the rest."""
+    if type(layer) in ATTENDING:
         return PlacedLayer(capacity, cache_position)
-    if type(layer) is LinearAttentionAndStaticFullAttentionLayer:
+    if type(layer) in HYBRID:
         return PlacedHybridLayer(capacity, cache_position, layer.number_of_states)
     return layer
 
 
 class StaticStep(CapturedStep):
-    """The buffers of a step for a batch and a capacity: transformers' static cache, a mask, and where to write.
+    """The buffers of a step for a batch and a capacity: transformers' static cache, masks, and where to write.
 
     Parameters
     ----------
@@ -91,6 +101,7 @@ class StaticStep(CapturedStep):
         super().__init__(decoder.capture, batch, capacity, decoder.device)
         config, dtype, device = decoder.config, decoder.model.dtype, decoder.device
         self.forward, self.cache_argument = decoder.forward_one, decoder.cache_argument
+        self.local_rows = decoder.local_rows
         self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
         self.cache = StaticCache(config=config, max_cache_len=capacity)
         self.cache.layers = [placed(layer, capacity, self.cache_position) for layer in self.cache.layers]
@@ -98,7 +109,7 @@ class StaticStep(CapturedStep):
         tensors = empty_tensors(config, batch, dtype=dtype, device=device)
         self.states = _states(config, self.cache)
         try:
-            self.mask = torch.zeros(batch, 1, 1, capacity, dtype=dtype, device=device)
+            self.masks = StepMasks(config, batch, capacity, dtype, device)
             kept = dict(zip(self.states, tensors, strict=True))
             for state, tensor in kept.items():
                 if state.grows is None:
@@ -121,13 +132,13 @@ class StaticStep(CapturedStep):
             if hasattr(layer, "has_previous_state"):  # the prompt is read as the beginning of a text
                 layer.has_previous_state = dict.fromkeys(layer.has_previous_state, False)
 
-    def load(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Fill the buffers with flat tensors ``[batch, heads, length, head size]``, or a state's shape, copied."""
+    def load(self, tensors: Sequence[torch.Tensor], length: int) -> None:
+        """Fill the buffers, copied: from flat tensors of the text's last positions, or of a state's shape."""
         for state, tensor in zip(self.states, tensors, strict=True):
             layer: Any = self.cache.layers[state.layer]
             buffer = read_state(self.cache, state)
             if state.grows is not None:
-                buffer.zero_()[:, :, : tensor.shape[2]] = tensor
+                buffer.zero_()[:, :, length - tensor.shape[2] : length] = tensor
             else:
                 buffer.copy_(tensor)
                 layer.has_previous_state = dict.fromkeys(layer.has_previous_state, True)
@@ -136,8 +147,7 @@ class StaticStep(CapturedStep):
         """The buffers hold ``length`` positions of the prompt's rows and what they said."""
         self.cache_position.fill_(length - 1)
         self.positions.copy_(prompt.positions(length, 1))
-        hidden = torch.nn.functional.pad(prompt.mask(length), (0, self.capacity - length)) == 0
-        self.mask.zero_().masked_fill_(hidden[:, None, None], torch.finfo(self.mask.dtype).min)
+        self.masks.set_length(prompt, length)
 
     @contextlib.contextmanager
     def writing_at(self, first: int, new: int) -> Iterator[StaticCache]:
@@ -147,21 +157,27 @@ class StaticStep(CapturedStep):
         which needs no mask then, and has kernels for that.
         """
         cache_position = torch.arange(first, first + new, device=self.cache_position.device)
-        for layer in self.placed:
-            layer.cache_position, layer.begins = cache_position, first == 0
+        self._write_at(cache_position, begins=first == 0)
         try:
             yield self.cache
         finally:
-            for layer in self.placed:
-                layer.cache_position, layer.begins = self.cache_position, False
+            self._write_at(self.cache_position)
+
+    def _write_at(self, cache_position: torch.Tensor, begins: bool = False) -> None:
+        for layer in self.placed:
+            layer.cache_position, layer.begins = cache_position, begins
+        if self.local_rows is not None:
+            self.local_rows.cache_position = cache_position
 
     def compute(self) -> None:
         self.cache_position.add_(1)
         self.positions.add_(1)
+        if self.local_rows is not None:  # which another step of other buffers may have told its own
+            self.local_rows.cache_position = self.cache_position
         inputs: dict[str, Any] = {self.cache_argument: self.cache}
         if self.placed:
-            self.mask.index_fill_(3, self.cache_position, 0)
-            inputs |= {"attention_mask": self.mask, "position_ids": self.positions}
+            self.masks.advance(self.cache_position)
+            inputs |= {"attention_mask": self.masks.given, "position_ids": self.positions}
         logits = self.forward(input_ids=self.tokens, use_cache=True, **inputs).logits
         if self.logits is None:
             self.logits = logits.clone()

@@ -21,6 +21,7 @@ from decodeloop.decoding.prompt import Prompt
 from decodeloop.models.given import as_model, check_decoder
 from decodeloop.models.load import LoadedModel
 from decodeloop.models.rope import check_rope_length
+from decodeloop.models.spread import rank_config, shared_seed
 
 
 class TorchEngine:
@@ -37,7 +38,7 @@ class TorchEngine:
     def __init__(self, model: PreTrainedModel | LoadedModel) -> None:
         model = as_model(model)
         check_decoder(model)
-        config = model.config.get_text_config(decoder=True)
+        config = rank_config(model)
         accepts = inspect.signature(model.forward).parameters
         self.model, self.config = model, config
         self.name, self.device = type(model).__name__, model.device
@@ -55,11 +56,22 @@ class TorchEngine:
         """The model's own, as it is now."""
         return getattr(self.model, "generation_config", None) or GenerationConfig()
 
-    def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
+    def shared_seed(self) -> int | None:
+        """A seed that all processes have in common which run this model together; None where it is one."""
+        return shared_seed(self.model)
+
+    def check(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int,
+        past: Past | None = None,
+        rewinds: bool = False,
+        all_logits: bool = False,
+    ) -> None:
         if not rewinds:
             return
         check_rope_length(
-            self.config, prompt.input_ids.shape[1] + max_new_tokens, self.name, "prompt lookup reads across that"
+            self.config, prompt.input_ids.shape[1] + max_new_tokens, self.name, "lookup reads across that"
         )
         kept = past if isinstance(past, Cache) and getattr(past, "layers", None) else DynamicCache(config=self.config)
         fixed = next((layer for layer in kept.layers if type(layer) not in REWINDABLE), None)
@@ -124,7 +136,7 @@ class TorchEngine:
 
     def _refuse_rewinding(self, what: str) -> NoReturn:
         raise ValueError(
-            f"prompt lookup rewinds the cache of {self.name} where a guess was wrong, and a {what} cannot be rewound: "
+            f"lookup rewinds the cache of {self.name} where a guess was wrong, and a {what} cannot be rewound: "
             "leave lookup out."
         )
 
@@ -203,11 +215,15 @@ def generate(
         The model's.
     sampler : Sampler, optional
         How the next token is chosen. Default: greedy, the most probable one, as the model's generation_config has it.
-    lookup : PromptLookup, optional
-        Guess tokens from the text so far: the same greedy tokens in fewer passes. One row only.
+    lookup : PromptLookup or DraftModel, optional
+        Guess tokens from the text so far, or let a cheaper model guess them: the same greedy tokens in fewer passes, or
+        with a sampler tokens of the same distribution. One row only.
     past_key_values : transformers Cache, or flat tensors, optional
         What an earlier call returned with ``return_cache``: its part of the text is not read again. ``input_ids`` is
         still the whole text. The cache is extended in place; an empty one, ``DynamicCache()``, is filled.
+    prefill_chunk : int, optional
+        Read the prompt so many tokens at a time: the same tokens, up to rounding, and what a pass needs besides weights
+        and cache does not grow with the prompt. Default: the whole prompt in one pass.
     return_cache : bool, default False
         Also return the cache, which then holds all of the text but its last token.
     on_token : callable, optional

@@ -7,7 +7,7 @@ call per token. The cache is transformers' ``StaticCache``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from transformers import PreTrainedModel, StaticCache
@@ -16,14 +16,17 @@ from transformers.cache_utils import Cache
 from decodeloop.caches.buffer_pool import BufferPool
 from decodeloop.caches.convert import tensors_to_cache
 from decodeloop.caches.past import check_shapes, past_tensors
+from decodeloop.caches.shapes import state_shapes
 from decodeloop.caches.states import read_state
 from decodeloop.checks import check_choice
-from decodeloop.decoding.engine import Past
+from decodeloop.decoding.engine import Past, exclusive
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.cuda_graph import Capture
 from decodeloop.engines.kernels.compiled import compiled
+from decodeloop.engines.local_rows import with_local_rows
 from decodeloop.engines.static_step import PLACED, StaticStep
+from decodeloop.engines.step_masks import attention_kinds, takes_masks
 from decodeloop.engines.torch_loop import TorchEngine
 from decodeloop.models.load import LoadedModel
 from decodeloop.models.rope import check_rope_length
@@ -38,8 +41,8 @@ class TorchDecoder(TorchEngine):
     Parameters
     ----------
     model : transformers PreTrainedModel, or LoadedModel
-        A decoder whose attention layers all attend to all earlier positions; others may keep a convolution or
-        recurrent state.
+        A decoder whose attention layers see all earlier positions, a sliding window of them or a chunk; others may
+        keep a convolution or recurrent state.
     capacity : int, optional
         Positions that the buffers hold at first; they grow when a generation needs more. At least the prompt's length.
     cuda_graph : bool or "auto"
@@ -52,7 +55,7 @@ class TorchDecoder(TorchEngine):
     Raises
     ------
     ValueError
-        If the model has layers of another kind, or an argument cannot be used.
+        If the model has layers of another kind, or layers on several devices, or an argument cannot be used.
     """
 
     def __init__(
@@ -67,12 +70,8 @@ class TorchDecoder(TorchEngine):
         compile = check_choice("compile", compile, True, False)
         super().__init__(model)
         model = self.model
-        layers = StaticCache(config=self.config, max_cache_len=1).layers
-        other = next((type(layer).__name__ for layer in layers if type(layer) not in PLACED), None)
-        local = "local" in (getattr(self.config, "attention_layers", None) or ())  # GPT-Neo: masked by the layers
-        attends = self.cache_argument == "past_key_values"
-        if other or local or (attends and not self._accepts_positions):
-            reason = f"keeps a {other}" if other else "has local attention" if local else "takes no position ids"
+        self._check_one_device()
+        if reason := self._reason_against():
             raise ValueError(
                 f"{type(model).__name__} {reason}, and a step that is the same from token to token cannot have that: "
                 "use decodeloop.generate(model, ...)."
@@ -80,12 +79,45 @@ class TorchDecoder(TorchEngine):
         on_gpu = self.device.type == "cuda"
         self.runs_async = on_gpu and not self._keeps_states  # a state cannot go back
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
-        self.forward_one = compiled(model) if compile else model.forward
+        placed, self.local_rows = with_local_rows(model)
+        self.forward_many = placed.forward
+        self.forward_one = compiled(placed) if compile else placed.forward
         self.steps: BufferPool[StaticStep] = BufferPool(capacity, self.max_positions)
 
     generate, stream = run, decode
 
-    def check(self, prompt: Prompt, max_new_tokens: int, past: Past | None = None, rewinds: bool = False) -> None:
+    def close(self) -> None:
+        """Let go of the buffers and the captured steps, at once. A closed decoder generates no more.
+
+        For a model that is spread over several GPUs, do so before ``torch.distributed.destroy_process_group()``: that
+        waits, for ever, until no captured step holds kernels that send something.
+        """
+        with exclusive(self):
+            self.generation += 1  # a stream that is still open must not go on
+            for step in self.steps.kept.values() if "steps" in self.__dict__ else ():
+                step.release()
+            for name in ("step", "steps", "forward_one", "forward_many"):
+                self.__dict__.pop(name, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("step", "steps") and "capture" in self.__dict__:
+            raise RuntimeError(f"this decoder of {self.name} is closed: make another one.")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def check(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int,
+        past: Past | None = None,
+        rewinds: bool = False,
+        all_logits: bool = False,
+    ) -> None:
         """Refuse a text that outgrows its rotary frequencies: a step that is the same throughout has one set."""
         needed, why = prompt.longest + max_new_tokens, "a step that is the same from token to token has one set"
         check_rope_length(self.config, needed, self.name, why)
@@ -96,8 +128,9 @@ class TorchDecoder(TorchEngine):
         """Forget earlier text; the number of positions that ``past`` holds."""
         self.generation += 1
         self.prompt, self.length = prompt, 0
+        self.padding = int((prompt.attention_mask == 0).sum(-1).max())
         batch, length = prompt.input_ids.shape
-        tensors, seen = ([], 0) if past is None else past_tensors(past, self.config, batch, length)
+        tensors, seen = ([], 0) if past is None else past_tensors(past, self.config, batch, length, forgetful=True)
         self.step = self.steps.start(self._new_step, batch, length, capacity)
         self.step.clear()
         if tensors:
@@ -116,17 +149,18 @@ class TorchDecoder(TorchEngine):
         if seen and new > 1 and self._keeps_states:
             return torch.cat([self.forward(column).clone() for column in tokens.split(1, dim=1)], dim=1)
         self.length += new
-        if new == 1 and seen:
+        if new == 1 and seen > self.padding:  # a step takes what it reads for a token, in every row
             return self.step.run(tokens)
         # where a text begins, which tokens are padding says it all; later, which of the buffers' positions may be seen
-        mask = self._mask(new) if seen else self.prompt.mask(self.length)
+        mask = self.step.masks.of_tokens(self.prompt, self.length, new) if seen else self.prompt.mask(self.length)
         inputs: dict[str, Any] = {"attention_mask": mask}
         if self._accepts_positions:
             inputs["position_ids"] = self.prompt.positions(self.length, new)
         if self._keeps and not all_logits:
             inputs["logits_to_keep"] = 1
         with self.step.writing_at(seen, new) as cache:
-            logits = self.model(input_ids=tokens, use_cache=True, **{self.cache_argument: cache}, **inputs).logits
+            inputs[self.cache_argument] = cache
+            logits = self.forward_many(input_ids=tokens, use_cache=True, **inputs).logits
         self.step.set_length(self.prompt, self.length)
         return logits
 
@@ -139,6 +173,31 @@ class TorchDecoder(TorchEngine):
         """A copy of the cache, as a ``DynamicCache``."""
         return tensors_to_cache([tensor.clone() for tensor in self._tensors()], self.config, length=self.length)
 
+    def _reason_against(self) -> str | None:
+        """What keeps the model from being run this way; None where nothing does."""
+        try:
+            layers = StaticCache(config=self.config, max_cache_len=1).layers
+        except KeyError as error:  # a kind of layers for which transformers has no fixed capacity
+            return f"has layers of {error.args[0]}"
+        other = next((type(layer).__name__ for layer in layers if type(layer) not in PLACED), None)
+        if other:
+            return f"keeps a {other}"
+        if self.cache_argument == "past_key_values" and not self._accepts_positions:
+            return "takes no position ids"
+        if not takes_masks(self.model, attention_kinds(self.config)):
+            return "takes no mask for each kind of its attention layers"
+        return "keeps a state in its modules, not in its cache" if self._has_silent_layers(layers) else None
+
+    def _has_silent_layers(self, layers: Sequence[Any]) -> bool:
+        """Whether a layer remembers what no cache can hand on."""
+        if not self._keeps_states:
+            return bool(self.model._is_stateful)
+        kept = {state.layer for state in state_shapes(self.config)}
+        kinds = getattr(self.config, "layer_types", None) or [""] * len(layers)
+        attends_not = ("moe", "mlp")  # older versions take these layers for ones with a state
+        pairs = enumerate(zip(kinds, layers, strict=False))
+        return any(hasattr(x, "conv_states") and i not in kept and kind not in attends_not for i, (kind, x) in pairs)
+
     def _tensors(self) -> list[torch.Tensor]:
         """Views of what is kept, flat, each ``[batch, heads, length, head size]`` or a state's shape."""
         kept = [(state, read_state(self.step.cache, state)) for state in self.step.states]
@@ -148,7 +207,7 @@ class TorchDecoder(TorchEngine):
         self.length = length
         if length > self.step.capacity:
             self.step = self.steps.grow(self._new_step, len(tensors[0]), length, self.step.capacity)
-        self.step.load([tensor.to(self.device) for tensor in tensors])
+        self.step.load([tensor.to(self.device) for tensor in tensors], length)
 
     def _grow(self, needed: int) -> None:
         tensors = self._tensors() if self.length else []
@@ -157,14 +216,14 @@ class TorchDecoder(TorchEngine):
             self._load(tensors, self.length)
         self.step.set_length(self.prompt, self.length)
 
-    def _mask(self, new: int) -> torch.Tensor:
-        """What the last ``new`` positions may see, added to their scores, ``[batch, 1, new, capacity]``."""
-        seen = torch.nn.functional.pad(self.prompt.mask(self.length), (0, self.step.capacity - self.length)).bool()
-        rows = torch.arange(self.length - new, self.length, device=self.device)
-        seen = seen[:, None, None] & (torch.arange(self.step.capacity, device=self.device) <= rows[:, None])
-        return torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device).masked_fill(
-            ~seen, torch.finfo(self.model.dtype).min
-        )
+    def _check_one_device(self) -> None:
+        devices = sorted({str(parameter.device) for parameter in self.model.parameters()})
+        if len(devices) > 1 or hasattr(self.model, "_pp_stage"):
+            where = f"are on {', '.join(devices)}" if len(devices) > 1 else "are in several processes"
+            raise ValueError(
+                f"the layers of {self.name} {where}, and the buffers of a step are on one device: use "
+                "decodeloop.generate(model, ...)."
+            )
 
     def _new_step(self, batch: int, capacity: int) -> StaticStep:
         return StaticStep(self, batch, capacity)

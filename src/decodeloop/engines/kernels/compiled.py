@@ -19,7 +19,8 @@ def compiled(model: PreTrainedModel) -> Any:
     fast = with_merged_linears(model)
     if fast.device.type != "cuda":
         return torch.compile(fast.forward, dynamic=False)
-    if fast.config._attn_implementation == "sdpa":
+    tells = fast._supports_attention_backend and not fast._supports_sdpa  # in its arguments, of caps and sinks too
+    if fast.config._attn_implementation == "sdpa" or tells:
         from decodeloop.engines.kernels.decode_attention import NAME  # Triton comes with PyTorch for GPUs only
 
         fast.set_attn_implementation(NAME)

@@ -10,6 +10,7 @@ Source: `Flash-Decoding for long-context inference <https://pytorch.org/blog/fla
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ NAME = "decodeloop"  # among transformers' attention functions
 BLOCK = 128  # positions that a program loads at once, of heads of up to 64 numbers
 LOADED = 8192  # numbers of keys that it loads at once, at most: they stay in registers
 BUSY = 512  # programs that keep a GPU's memory busy: heads are cut into pieces until there are so many
-OTHERS = ("position_bias", "softcap", "s_aux", "sliding_window", "cache")  # what only other functions know
+OTHERS = ("position_bias", "cache")  # what only other functions know
 
 
 def attention(
@@ -35,12 +36,17 @@ def attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention function: by the kernels below for one query per row, else PyTorch's.
+    """transformers' attention function: by the kernels below for one query per row, else PyTorch's or the model's own.
 
     ``query`` is ``[batch, heads, new, head size]``, ``key`` and ``value`` ``[batch, key heads, capacity, head size]``,
     the mask ``[batch, 1, new, capacity]`` is added to the scores; the result is ``[batch, new, heads, head size]``.
+    Scores are kept within ``softcap``. ``s_aux`` ``[heads]`` are attention sinks: a score more, of no position. The
+    mask holds the window; that there is one says that much is hidden, which is then not read.
     """
     rows, _, new, size = query.shape
     if (
@@ -51,14 +57,24 @@ def attention(
         or key.shape != value.shape
         or any(kwargs.get(name) is not None for name in OTHERS)
     ):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        own = sys.modules[type(module).__module__]  # PyTorch's function knows neither caps nor sinks
+        plain = sdpa_attention_forward if softcap is None and s_aux is None else own.eager_attention_forward
+        return plain(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, s_aux=s_aux, **kwargs)
     scale = size**-0.5 if scaling is None else scaling
-    return decode_attention(query, key, value, attention_mask, scale), None
+    windowed = sliding_window is not None
+    return decode_attention(query, key, value, attention_mask, scale, softcap, s_aux, windowed), None
 
 
 @torch.library.custom_op("decodeloop::decode_attention", mutates_args=(), device_types="cuda")
 def decode_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    windowed: bool,
 ) -> torch.Tensor:
     """The kernels as an operator of PyTorch: the compiler would copy what the first one leaves for the second."""
     rows, heads, _, size = query.shape
@@ -75,6 +91,7 @@ def decode_attention(
         key.contiguous(),
         value.contiguous(),
         mask.contiguous(),
+        mask if sinks is None else sinks,
         result,
         m_pieces,
         l_pieces,
@@ -83,6 +100,11 @@ def decode_attention(
         capacity,
         size,
         scale,
+        0.0 if softcap is None else softcap,
+        torch.finfo(mask.dtype).min,
+        CAPPED=softcap is not None,
+        SINKS=sinks is not None,
+        SKIPS=windowed,
         GROUPS=groups,
         PIECES=pieces,
         STEPS=triton.cdiv(blocks, pieces),
@@ -107,7 +129,7 @@ def decode_attention(
 
 
 @decode_attention.register_fake
-def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+def _(query: torch.Tensor, *others: Any) -> torch.Tensor:
     rows, heads, new, size = query.shape
     return query.new_empty(rows, new, heads, size)
 
@@ -118,6 +140,7 @@ def _attend(
     key,
     value,
     mask,
+    sinks,
     result,
     m_pieces,
     l_pieces,
@@ -126,6 +149,11 @@ def _attend(
     capacity,
     size,
     scale,
+    cap,
+    lowest,
+    CAPPED: tl.constexpr,
+    SINKS: tl.constexpr,
+    SKIPS: tl.constexpr,
     GROUPS: tl.constexpr,
     PIECES: tl.constexpr,
     STEPS: tl.constexpr,
@@ -148,14 +176,22 @@ def _attend(
         tl.extra.cuda.gdc_launch_dependents()
     q = (tl.load(query + head * size + column, mask=inside, other=0.0).to(tl.float32) * scale).to(tl.float32)
     m_i, l_i, acc = -float("inf"), 0.0, tl.zeros((WIDTH,), tl.float32)
+    if SINKS:  # the first piece has it
+        m_i = tl.where(piece == 0, tl.load(sinks + head % heads).to(tl.float32), m_i)
+        l_i = tl.where(piece == 0, 1.0, l_i)
     for step in range(STEPS):
         position = (piece * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
         there = position < capacity
+        hidden = tl.load(mask + row * capacity + position, mask=there, other=-float("inf")).to(tl.float32)
+        if SKIPS:
+            there = there & (hidden > lowest)
         at, both = (shared + position)[:, None] * size + column[None, :], there[:, None] & inside[None, :]
         k = tl.load(key + at, mask=both, other=0.0).to(tl.float32)
         v = tl.load(value + at, mask=both, other=0.0).to(tl.float32)
-        hidden = tl.load(mask + row * capacity + position, mask=there, other=-float("inf")).to(tl.float32)
-        score = tl.sum(k * q[None, :], axis=1) + hidden
+        score = tl.sum(k * q[None, :], axis=1)
+        if CAPPED:
+            score = cap * (2 * tl.sigmoid(2 * score / cap) - 1)  # cap * tanh(score / cap)
+        score += hidden
         m_ij = tl.maximum(tl.maximum(m_i, tl.max(score, axis=0)), -3e38)  # a piece may lie beyond the end
         p, alpha = tl.exp(score - m_ij), tl.exp(m_i - m_ij)
         l_i = l_i * alpha + tl.sum(p, axis=0)
