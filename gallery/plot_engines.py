@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -301,65 +300,12 @@ else:
     raise AssertionError("a sliding window should have been refused")
 
 # %%
-# At the scale of phi-1_5
-# =======================
-#
-# A model of 1.4 billion weights has more to read than to start. On a GPU, three of the engines at that size; elsewhere
-# it would take too long. Random weights of the same shape take the same time. A fourth compiles the step of our static
-# loop first: ``torch.compile`` writes kernels for what lies between the matrix products, products that read the same
-# become one, and the products and the attention of a single row have kernels of their own. It takes the time below to
-# get ready, and a copy of the weights of the merged products.
-
-models, large_speeds = [loaded], {}
-if device.type == "cuda":
-    name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
-    big = decodeloop.load(name, dtype="float16", random_weights=True)
-    models.append(big)
-    large, count = big.model, 16 if FAST else 48
-    ids = torch.arange(3, 27, device=device)[None]
-    path = folder / "large.onnx"
-    decodeloop.export_onnx(large, path, exporter="fused")
-    decoders = {
-        "our static loop": decodeloop.TorchDecoder(large),
-        "our static loop, compiled": decodeloop.TorchDecoder(large, compile=True),
-        "ONNX, fused": decodeloop.OnnxDecoder(path),
-    }
-    print(f"{name}, random weights")
-    for engine, decoder in decoders.items():
-        start = time.perf_counter()
-        found = decodeloop.verify(
-            large, decoder, ids, max_new_tokens=count, **endless
-        )
-        took = time.perf_counter() - start
-        print(f"{engine}: {found}\n  the first text took {took:.0f} s")
-        assert found.agrees, found
-    large_runs = {
-        "generate": lambda k: large.generate(ids, max_new_tokens=k, **greedy)
-    } | {
-        engine: lambda k, decoder=decoder: decoder.generate(
-            ids, max_new_tokens=k, **endless
-        )
-        for engine, decoder in decoders.items()
-    }
-    times = decodeloop.prefill_and_decode_all(large_runs, count, repeats=5)
-    limit = decodeloop.roofline(large, length=ids.shape[1] + count // 2)
-    print(f"limit: {limit}")
-    short = name.split("/")[1]
-    for engine, t in times.items():
-        large_speeds[f"{short}: {engine} (tokens/s)"] = t.tokens_per_second
-        share = limit.share(t.decode.median)
-        print(f"{engine}: {t.tokens_per_second:.0f} tokens/s, {share:.0%} of it")
-    large_speeds[f"{short}: limit (tokens/s)"] = limit.tokens_per_second
-else:
-    print("No GPU here: this part was skipped.")
-
-# %%
 # Which should I use?
 # ===================
 #
 # ``generate`` where its features matter more than its speed, and to check any other. The fused graph where speed
-# matters, with as few bits as your own text allows. For a large model on a GPU, the compiled loop, where a program runs
-# long enough to pay for compiling it. The numbers of this run, small model:
+# matters, with as few bits as your own text allows. This model is small; :ref:`l-plot-limit` compares loops on a large
+# one, and has another of ours, whose step is compiled. The numbers of this run:
 
 exact = [name for name in runs if same[name] == new_tokens]
 for what, names in (("the same tokens", exact), ("any tokens", list(runs))):
@@ -374,6 +320,4 @@ for what, names in (("the same tokens", exact), ("any tokens", list(runs))):
 provider = decodeloop.OnnxDecoder(folder / "fused.onnx")
 figures = {f"{name} (tokens/s)": speed for name, speed in df["tokens/s"].items()}
 figures["limit (tokens/s)"] = limits["generate"].tokens_per_second
-decodeloop.provenance(
-    model=models, provider=provider, figures=figures | large_speeds
-)
+decodeloop.provenance(model=loaded, provider=provider, figures=figures)

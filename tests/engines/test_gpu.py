@@ -1,9 +1,12 @@
 """The loops on a GPU, with onnxruntime's CUDA provider. Skipped where either is missing."""
 
 import copy
+import json
+from pathlib import Path
 
 import onnxruntime
 import pytest
+import spread_cases
 import torch
 from helpers import assert_greedy, left_padded, prompt_ids
 
@@ -73,6 +76,36 @@ def test_dtype_auto_is_the_checkpoints_own():
 def test_a_shared_cache_in_float32_is_refused(phi_fused):
     with pytest.raises(ValueError, match="is in float32, for which GroupQueryAttention has no CUDA"):
         decodeloop.OnnxDecoder(phi_fused.path, device="cuda")
+
+
+@pytest.fixture(scope="module")
+def said_on_two_gpus():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    script = Path(spread_cases.__file__)
+    return json.loads(decodeloop.run_ranks(script, device="cuda", timeout=400).splitlines()[-1])
+
+
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("name", spread_cases.CASES)
+def test_a_model_spread_over_two_gpus(said_on_two_gpus, name):
+    assert said_on_two_gpus[name] == ["", ""]
+
+
+@pytest.mark.timeout(200)
+def test_a_group_ends_though_a_captured_step_was_not_closed(tmp_path):
+    """NCCL would wait for it for ever: a script that forgets it is cleared before the group is left."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    script = tmp_path / "forgets.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(spread_cases.__file__).parent)!r})\n"
+        "from spread_cases import *\n"
+        "decoder = TorchDecoder(pair('llama')[1], cuda_graph=True)\n"
+        "decoder.generate(prompt_ids(1, 5).cuda(), **OPTIONS)\n"
+        "print(any(step.graph for step in decoder.steps.kept.values()))\n"
+    )
+    assert decodeloop.run_ranks(script, device="cuda", timeout=120) == "True\n" * 2
 
 
 @pytest.fixture
