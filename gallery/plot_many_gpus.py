@@ -140,27 +140,22 @@ def bytes_here(model):
     return sum(p.nbytes for p in each)
 
 
-class Sent(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.seen = Counter()
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        if any(hasattr(kind, "to_local") for kind in types):
-            return (
-                NotImplemented  # it is taken apart, and its parts come back here
-            )
-        for what in ("all_reduce", "allreduce", "all_gather"):
-            if "c10d" in operator.namespace and what in operator.name():
-                self.seen[what.replace("allr", "all_r")] += 1
-        return operator(*args, **(kwargs or {}))
-
-
 @torch.no_grad()
 def sent_in_a_step(model):
-    with Sent() as sent:
+    seen = Counter()
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            if any(hasattr(kind, "to_local") for kind in types):
+                return NotImplemented  # taken apart, its parts come back here
+            for what in ("all_reduce", "allreduce", "all_gather"):
+                if "c10d" in operator.namespace and what in operator.name():
+                    seen[what.replace("allr", "all_r")] += 1
+            return operator(*args, **(kwargs or {}))
+
+    with Counting():
         model(torch.ones(1, 1, dtype=torch.int64, device=here), use_cache=False)
-    return dict(sent.seen)
+    return dict(seen)
 
 
 # %%
@@ -340,7 +335,7 @@ here = "cuda" if torch.cuda.is_available() else "cpu"
 folder = tempfile.TemporaryDirectory()
 script = Path(folder.name) / "ranks.py"
 shared = [build, spread, bytes_here]
-measuring = [Sent, sent_in_a_step, all_reduce_us, check_tokens, step_seconds]
+measuring = [sent_in_a_step, all_reduce_us, check_tokens, step_seconds]
 measuring += [engines, on_both, main]
 
 
