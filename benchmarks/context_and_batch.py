@@ -57,7 +57,7 @@ class Sizes:
 
 ON_GPU = Sizes([1, 2, 4, 8, 16, 32, 64], [1024, 2048, 4096, 8192, 16384, 32768])
 ON_CPU = Sizes([1, 2, 4, 8, 16, 32, 64], [128, 256, 512, 1024, 1920])
-QUICK = Sizes([1, 8], [128, 1024], new_tokens=8, repeats=3)
+QUICK = Sizes([1, 4], [128, 1024], new_tokens=8, repeats=3)
 
 
 @dataclass
@@ -206,10 +206,10 @@ def main() -> None:
         for name in sorted(dict.fromkeys(options.engines), key=lambda each: each != BASE):  # its tokens are compared
             rows += sweep(model, name, folder, sizes, place, expected)
             free()
-            judged = verdicts(joined(before, rows))
-            write(options, joined(before, rows), [f"{options.model} ({weights} weights)"], settings, judged)
+            write(options, joined(before, rows), [f"{options.model} ({weights} weights)"], settings)
     print(printed(joined(before, rows)))
-    print(*(f"{'holds' if each['holds'] else 'does not hold'}: {each['text']}" for each in judged), sep="\n")
+    for each in verdicts(joined(before, rows)):
+        print(f"{'holds' if each['holds'] else 'does not hold'}: {each['text']}")
 
 
 if __name__ == "__main__":

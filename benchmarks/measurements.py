@@ -1,7 +1,6 @@
 """What a benchmark measured, as JSON: rows of numbers, and the machine, versions and commit that they belong to.
 
-A file is ``{"benchmark", "settings", "provenance", "rows"}``, with ``"verdicts"`` where a benchmark judges its rows:
-``{"claim", "holds", "text"}`` each. A row is one metric of one engine at one size::
+A file is ``{"benchmark", "settings", "provenance", "rows"}``. A row is one metric of one engine at one size::
 
     {"model": "llama-110m", "dtype": "float32", "batch": 1, "context": 24, "engine": "onnx fused",
      "metric": "next token", "unit": "ms", "median": 17.5, "min": 17.3, "max": 18.0, "runs": 5}
@@ -16,7 +15,7 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,9 @@ METRICS = {
     NEXT: ("ms", False),
     "same tokens": ("tokens", True),
     "margin": ("logits", None),
+    "first choices": ("%", True),
+    "perplexity": ("tokens", False),
+    "file": ("MB", False),
     "operators": ("count", False),
     "predicted gain": ("ms", None),
     "measured gain": ("ms", None),
@@ -107,15 +109,12 @@ def targets(options: argparse.Namespace) -> list[Path]:
     return [path for path in (options.output, recorded) if path is not None]
 
 
-def write(
-    options: argparse.Namespace, rows: list[dict], models: list[str], settings: dict, verdicts: Iterable[dict] = ()
-) -> None:
+def write(options: argparse.Namespace, rows: list[dict], models: list[str], settings: dict) -> None:
     """Write a run to its :func:`targets`."""
     import decodeloop
 
     facts = dict(decodeloop.provenance(model=models))
     content = {"benchmark": options.benchmark, "settings": settings, "provenance": facts, "rows": rows}
-    content |= {"verdicts": list(verdicts)} if verdicts else {}
     check(content, "this run")
     lines = {key: value for key, value in content.items() if key != "rows"}
     text = json.dumps(lines, indent=1)[:-2] + ',\n "rows": [\n  '  # one line for each row: short, and easy to compare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from as_table import number
 from measurements import BASE, FIRST, LIMIT, NEXT, change
 
 NEAR = 1.25  # of the time that a long text's step should take by its bytes
@@ -20,37 +21,35 @@ def _one_row(each: dict) -> bool:
     return each["batch"] == 1 and each["median"] is not None
 
 
-def _contexts(engine: str, metric: str, found: dict) -> list[int]:
-    return sorted(context for name, what, context in found if (name, what) == (engine, metric))
+def _contexts(engine: str, metric: str, found: dict) -> set[int]:
+    return {context for name, what, context in found if (name, what) == (engine, metric)}
 
 
 def _long_step(engine: str, found: dict) -> dict | None:
     """Whether the step at the longest context takes what the shortest one's does, and reading the added bytes."""
-    contexts = _contexts(engine, NEXT, found)
+    contexts = sorted(_contexts(engine, NEXT, found) & _contexts(LIMIT, NEXT, found))
     if len(contexts) < 2:
         return None
     short, long = contexts[0], contexts[-1]
     steps, least = ([found[name, NEXT, each]["median"] for each in (short, long)] for name in (engine, LIMIT))
     added = least[1] - least[0]
     expected = steps[0] + added
-    text = (
-        f"{engine}: a step at {long:,} tokens takes {steps[1]:.3g} ms, {steps[1] / expected:.2f} of the {expected:.3g} "
-        f"that its bytes predict; from {short:,} tokens on it grew by {steps[1] - steps[0]:.3g} ms, they by {added:.3g}"
-    )
+    ratio = f"{number(steps[1])} ms, {steps[1] / expected:.2f} of the {number(expected)} that its bytes predict"
+    growth = f"from {short:,} tokens on it grew by {number(steps[1] - steps[0])} ms, they by {number(added)}"
+    text = f"{engine}: a step at {long:,} tokens takes {ratio}; {growth}"
     claim = f"a long text's step is within {NEAR - 1:.0%} of what its bytes predict"
     return {"claim": claim, "holds": steps[1] <= NEAR * expected, "text": text}
 
 
 def _prefill(engine: str, found: dict) -> dict | None:
     """Whether an engine reads a long prompt no slower than ``generate``, beyond the spread."""
-    both = set(_contexts(engine, FIRST, found)) & set(_contexts(BASE, FIRST, found))
+    both = _contexts(engine, FIRST, found) & _contexts(BASE, FIRST, found)
     if engine == BASE or not both:
         return None
     context = PROMPT if PROMPT in both else max(both)
     base, own = (found[name, FIRST, context] for name in (BASE, engine))
-    text = (
-        f"{engine}: the first token after {context:,} comes in {own['median']:.3g} ms, {BASE}'s in {base['median']:.3g}"
-    )
+    times = f"in {number(own['median'])} ms, {BASE}'s in {number(base['median'])}"
+    text = f"{engine}: the first token after {context:,} comes {times}"
     slower = change(base, own)
     claim = f"a long prompt is read no slower than by {BASE}"
     return {"claim": claim, "holds": slower is None or slower > 0, "text": text}

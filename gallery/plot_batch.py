@@ -245,34 +245,6 @@ for name in loops:
 pandas.concat({"ms per step": ms, "tokens/s": speed}, axis=1).round(1)
 
 # %%
-# On a GPU, the same for a model of phi-1_5's shape, with random weights:
-
-models, figures = [loaded], {}
-if torch.cuda.is_available():
-    name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
-    large = decodeloop.load(name, dtype="float16", random_weights=True)
-    path = Path(folder.name) / "large.onnx"
-    decodeloop.export_onnx(large.model, path, exporter="fused")
-    large_decoder = decodeloop.OnnxDecoder(path)
-    same = decodeloop.verify(
-        large.model, large_decoder, text[:4], eos_token_id=None
-    )
-    assert same.agrees, same
-    print(f"{name}, random weights, {large.model.dtype}: {same}")
-    large_loops = {"ONNX": large_decoder.generate}
-    large_ms, large_speed = step_times(
-        large_loops, large.model, text, [1, 4, 16, 64]
-    )
-    plot(large_ms, large_speed, name)
-    print(large_speed.round().to_string())
-    models.append(large)
-    for rows in (1, 16, 64):
-        for name, tokens in large_speed.loc[rows].items():
-            figures[f"phi-1_5: {name}, rows: {rows} (tokens/s)"] = tokens
-else:
-    print("No GPU here: this part was skipped.")
-
-# %%
 # What padding costs
 # ==================
 #
@@ -331,9 +303,10 @@ for name in loops:
 # Measured on
 # ===========
 
+figures = {}
 for rows in (1, 16):
     for name, tokens in speed.loc[rows].items():
         figures[f"{name}, rows: {rows} (tokens/s)"] = tokens
 for way in ("one by one", "all at once"):
     figures[f"eight prompts, {way} (ms)"] = table["ms"][way]
-decodeloop.provenance(model=models, provider=decoder, figures=figures)
+decodeloop.provenance(model=loaded, provider=decoder, figures=figures)

@@ -93,6 +93,9 @@ def encode(turns):
     return tokenizer(write(turns), add_special_tokens=False).input_ids
 
 
+counted, sums = [], []  # positions read: of each pass, and of each turn
+
+
 def converse(questions, keep):
     turns, texts, read, cache = [rules], [], [], DynamicCache()
     for question in questions:
@@ -100,17 +103,14 @@ def converse(questions, keep):
         prompt = encode(turns)
         held = common(read, prompt) if keep else 0
         decodeloop.crop_cache(cache, held)
+        ids = torch.tensor([prompt], device=device)
+        options = {"return_cache": True, "max_new_tokens": most}
         tokens, cache = decodeloop.generate(
-            model,
-            torch.tensor([prompt], device=device),
-            past_key_values=cache,
-            return_cache=True,
-            max_new_tokens=most,
+            model, ids, past_key_values=cache, **options
         )
         read = tokens[0, : cache.get_seq_length()].tolist()
-        text = tokenizer.decode(
-            tokens[0, len(prompt) :], skip_special_tokens=True
-        )
+        new = tokens[0, len(prompt) :]
+        text = tokenizer.decode(new, skip_special_tokens=True)
         turns.append({"role": "assistant", "content": text})
         texts.append(tokens[0].tolist())
         sums.append(sum(counted))
@@ -121,8 +121,6 @@ def converse(questions, keep):
 # %%
 # Does that change an answer, and how much does it save? A hook counts the positions that the model reads. What it wrote
 # itself counts as well: to go on, it reads that.
-
-counted, sums = [], []
 
 
 def count(module, args, inputs):
@@ -216,9 +214,8 @@ def both_ways(rules):
 runs = {}
 for times in [1, 2] if FAST else [1, 4, 12]:
     runs |= both_ways({"role": "system", "content": " ".join([system] * times)})
-timings = decodeloop.measure_all(runs)
-waits = pandas.Series({key: 1000 * t.median for key, t in timings.items()})
-waits = waits.unstack(level=0).rename_axis("prompt (tokens)")
+waits = decodeloop.measure_all(runs).table()["median (ms)"].unstack(level=0)
+waits = waits.rename_axis("prompt (tokens)")
 ax = waits.plot(marker="o")
 ax.set(title="The wait for an answer's first token", ylabel="ms", ylim=0)
 waits.round(1)
@@ -294,8 +291,7 @@ for way, (past, unread, position) in ways.items():
 runs = {
     way: lambda inputs=inputs: read_on(*inputs) for way, inputs in ways.items()
 }
-timings = decodeloop.measure_all(runs)
-costs["first token (ms)"] = [1000 * t.median for t in timings.values()]
+costs["first token (ms)"] = decodeloop.measure_all(runs).table()["median (ms)"]
 costs.round(2)
 
 # %%
@@ -306,14 +302,15 @@ costs.round(2)
 # tokens. ``generate`` keeps the token in which it ends. Text for a user has to end before it, and must not show its
 # beginning: :func:`decodeloop.text_pieces`, and ``Conversation`` with it, hold such a beginning back.
 
-stop = "\n" if FAST else "green"
+said = turns[-1]["content"]
+stop = said[len(said) // 2 :][:3]  # three letters in the middle of an answer
 ids = torch.tensor([prompt], device=device)
 ended = decodeloop.generate(loaded, ids, stop_strings=stop, max_new_tokens=most)
-whole = tokenizer.decode(ended[0, len(prompt) :], skip_special_tokens=True)
 stream = decodeloop.stream(model, ids, max_new_tokens=most)
 pieces = list(decodeloop.text_pieces(tokenizer, stream, stop_strings=stop))
-print(f"{whole!r} is shown as {pieces}")
-assert "".join(pieces) == whole.partition(stop)[0]
+print(f"{stop!r} ends {tokenizer.decode(ended[0, len(prompt) :])!r}")
+print(f"which is shown as {pieces}")
+assert "".join(pieces) == said[: said.index(stop)]
 
 # %%
 # They hold back half of a character, too. A token may be a part of one (:ref:`l-plot-streaming-and-lookup` shows why),
@@ -337,12 +334,12 @@ assert "".join(pieces) == "Olá! 日本 👋" != "".join(broken)
 # Measured on
 # ===========
 
-figures = {
-    f"turn 5, {way} (positions)": float(by_turn[way][5]) for way in by_turn
-}
-for way in waits:
-    figures[f"longest rules, {way}: first token (ms)"] = waits[way].iloc[-1]
-for way in costs.index:
-    figures[f"full, {way}: first token (ms)"] = costs["first token (ms)"][way]
-    figures[f"full, {way}: perplexity"] = costs["perplexity"][way]
+figures = pandas.concat(
+    [
+        by_turn.loc[5].add_prefix("turn 5, ").add_suffix(" (positions)"),
+        waits.iloc[-1].add_prefix("longest rules, ").add_suffix(" (ms)"),
+        costs["first token (ms)"].add_prefix("full, ").add_suffix(" (ms)"),
+        costs["perplexity"].add_prefix("full, ").add_suffix(": perplexity"),
+    ]
+)
 decodeloop.provenance(model=loaded, provider=decoder, figures=figures)

@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -280,86 +279,33 @@ ax.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
 # - **generate**: little. It has beams, streamers and assistants, and the others are checked against it.
 # - **generate, static**: start at once on a GPU, where it compiles first.
 # - **our loop**: beam search.
-# - **our static loop**: beam search, and layers that forget, such as those with a sliding window.
+# - **our static loop**: beam search, and models that take no position ids, such as BLOOM.
 # - **ONNX, fused**: another model. A graph is exported anew when the weights change, not every architecture has fused
 #   operators, and on CUDA they take no float32.
 # - **int8 and int4**: give exactly the model's tokens. Check them on your own text.
 # - **genai**: choose tokens by rules of your own, which are compiled into it, or run models that its builder does not
 #   know.
 #
-# One of these can be shown in a few lines. A cache of fixed size refuses a model whose layers forget:
+# One of these can be shown in a few lines. In buffers of fixed size, a model cannot tell by the length of its cache
+# where in the text a token stands. It has to be told, and one that cannot be told is refused:
 
-sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
-sizes |= {"vocab_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
-config = transformers.MistralConfig(**sizes, sliding_window=8)
-forgetful = transformers.MistralForCausalLM(config)
+config = transformers.BloomConfig(
+    vocab_size=64, hidden_size=32, n_layer=1, n_head=4
+)
 try:
-    decodeloop.TorchDecoder(forgetful)
+    decodeloop.TorchDecoder(transformers.BloomForCausalLM(config))
 except ValueError as error:
     print(textwrap.fill(str(error), 80))
 else:
-    raise AssertionError("a sliding window should have been refused")
-
-# %%
-# At the scale of phi-1_5
-# =======================
-#
-# A model of 1.4 billion weights has more to read than to start. On a GPU, three of the engines at that size; elsewhere
-# it would take too long. Random weights of the same shape take the same time. A fourth compiles the step of our static
-# loop first: ``torch.compile`` writes kernels for what lies between the matrix products, products that read the same
-# become one, and the products and the attention of a single row have kernels of their own. It takes the time below to
-# get ready, and a copy of the weights of the merged products.
-
-models, large_speeds = [loaded], {}
-if device.type == "cuda":
-    name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
-    big = decodeloop.load(name, dtype="float16", random_weights=True)
-    models.append(big)
-    large, count = big.model, 16 if FAST else 48
-    ids = torch.arange(3, 27, device=device)[None]
-    path = folder / "large.onnx"
-    decodeloop.export_onnx(large, path, exporter="fused")
-    decoders = {
-        "our static loop": decodeloop.TorchDecoder(large),
-        "our static loop, compiled": decodeloop.TorchDecoder(large, compile=True),
-        "ONNX, fused": decodeloop.OnnxDecoder(path),
-    }
-    print(f"{name}, random weights")
-    for engine, decoder in decoders.items():
-        start = time.perf_counter()
-        found = decodeloop.verify(
-            large, decoder, ids, max_new_tokens=count, **endless
-        )
-        took = time.perf_counter() - start
-        print(f"{engine}: {found}\n  the first text took {took:.0f} s")
-        assert found.agrees, found
-    large_runs = {
-        "generate": lambda k: large.generate(ids, max_new_tokens=k, **greedy)
-    } | {
-        engine: lambda k, decoder=decoder: decoder.generate(
-            ids, max_new_tokens=k, **endless
-        )
-        for engine, decoder in decoders.items()
-    }
-    times = decodeloop.prefill_and_decode_all(large_runs, count, repeats=5)
-    limit = decodeloop.roofline(large, length=ids.shape[1] + count // 2)
-    print(f"limit: {limit}")
-    short = name.split("/")[1]
-    for engine, t in times.items():
-        large_speeds[f"{short}: {engine} (tokens/s)"] = t.tokens_per_second
-        share = limit.share(t.decode.median)
-        print(f"{engine}: {t.tokens_per_second:.0f} tokens/s, {share:.0%} of it")
-    large_speeds[f"{short}: limit (tokens/s)"] = limit.tokens_per_second
-else:
-    print("No GPU here: this part was skipped.")
+    raise AssertionError("a model without position ids should have been refused")
 
 # %%
 # Which should I use?
 # ===================
 #
 # ``generate`` where its features matter more than its speed, and to check any other. The fused graph where speed
-# matters, with as few bits as your own text allows. For a large model on a GPU, the compiled loop, where a program runs
-# long enough to pay for compiling it. The numbers of this run, small model:
+# matters, with as few bits as your own text allows. This model is small; :ref:`l-plot-limit` compares loops on a large
+# one, and has another of ours, whose step is compiled. The numbers of this run:
 
 exact = [name for name in runs if same[name] == new_tokens]
 for what, names in (("the same tokens", exact), ("any tokens", list(runs))):
@@ -374,6 +320,4 @@ for what, names in (("the same tokens", exact), ("any tokens", list(runs))):
 provider = decodeloop.OnnxDecoder(folder / "fused.onnx")
 figures = {f"{name} (tokens/s)": speed for name, speed in df["tokens/s"].items()}
 figures["limit (tokens/s)"] = limits["generate"].tokens_per_second
-decodeloop.provenance(
-    model=models, provider=provider, figures=figures | large_speeds
-)
+decodeloop.provenance(model=loaded, provider=provider, figures=figures)

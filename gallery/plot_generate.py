@@ -22,7 +22,6 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas
 import torch
 
@@ -201,89 +200,37 @@ for name, r in {"this graph": report, "larger operators": fused_report}.items():
 # (:func:`decodeloop.roofline`).
 
 
-def compare(model, decoders, input_ids, new_tokens):
-    options = {"do_sample": False, "eos_token_id": None}  # never stops early
-    loops = {
-        "generate": lambda k: model.generate(
-            input_ids, max_new_tokens=k, **options
-        ),
-        "own loop": lambda k: simple_generate_with_cache(
-            model, input_ids, None, k
-        ),
-    }
-    for name, decoder in decoders.items():
-        loops[name] = lambda k, decoder=decoder: decoder.generate(
-            input_ids, max_new_tokens=k, eos_token_id=None
-        )
-    times = decodeloop.prefill_and_decode_all(loops, new_tokens)
-    df = pandas.DataFrame(index=loops)
-    df["seconds"] = [t.whole.median for t in times.values()]
-    df["fastest"] = [t.whole.min for t in times.values()]
-    df["slowest"] = [t.whole.max for t in times.values()]
-    df["first token (ms)"] = [1000 * t.prefill.median for t in times.values()]
-    df["next token (ms)"] = [1000 * t.decode.median for t in times.values()]
-    df["tokens/s"] = 1000 / df["next token (ms)"]
-    df["speed-up"] = df["tokens/s"] / df["tokens/s"]["generate"]
-    half = input_ids.shape[1] + new_tokens // 2
-    limit = decodeloop.roofline(model, model.device, length=half)
-    megabytes, speed = limit.bytes / 1e6, limit.bandwidth / 1e9
-    print(f"limit: {limit.tokens_per_second:.0f} tokens/s,", end=" ")
-    print(f"{megabytes:.1f} MB per token at {speed:.0f} GB/s")
-    return df, limit
+options = {"do_sample": False, "eos_token_id": None}  # never stops early
 
 
-def plot(df, limit, new_tokens, subtitle):
-    _, ax = plt.subplots()
-    low, high = df["seconds"] - df["fastest"], df["slowest"] - df["seconds"]
-    bars = ax.bar(df.index, df["seconds"], yerr=[low, high], ecolor="gray")
-    ax.bar_label(bars, [f"{v:.0f} tokens/s" for v in df["tokens/s"]], padding=4)
-    ax.axhline(new_tokens * limit.seconds, ls="--", color="C1", label="limit")
-    ax.set_title(f"Time (s) comparison to generate a prompt\n{subtitle}")
-    ax.set_ylabel(f"seconds for {new_tokens} tokens")
-    ax.margins(y=0.15)
-    ax.legend()
+def loop_of(decoder):
+    return lambda k: decoder.generate(
+        input_ids, max_new_tokens=k, eos_token_id=None
+    )
 
 
+loops = {
+    "generate": lambda k: model.generate(input_ids, max_new_tokens=k, **options),
+    "own loop": lambda k: simple_generate_with_cache(model, input_ids, None, k),
+    "ONNX": loop_of(session),
+    "ONNX, fused graph": loop_of(fused),
+}
 timed = 20 if FAST else new_tokens
-decoders = {"ONNX": session, "ONNX, fused graph": fused}
-df, limit = compare(model, decoders, input_ids, timed)
+timings = decodeloop.prefill_and_decode_all(loops, timed)
+half = input_ids.shape[1] + timed // 2
+limit = decodeloop.roofline(model, length=half)
+print(f"limit: {limit}")
+df = timings.table(limit)
 df.round(3)
 
 # %%
-# The bars are medians of whole answers, the whiskers go from the fastest run to the slowest, and the labels give the
-# speed after the first token.
+# *First token* is the time of the prefill, *next token* that of each further one, and the *spread* is how far the runs
+# lie apart: (slowest - fastest) / median. A model this small has little to read, so what counts is the rest: Python,
+# and the start of one operator after the other. :ref:`l-plot-limit` climbs to the limit with a large model.
 
-plot(df, limit, timed, f"{loaded.name} model, {model.device.type}")
-
-# %%
-# At the scale of phi-1_5
-# =======================
-#
-# A model this small has little to read, so what counts is the rest: Python, and the start of one operator after the
-# other. A model of phi-1_5's size, 1.4 billion weights, has more to read. That asks for a GPU, so this part runs where
-# there is one. It takes random weights of that shape, which write nonsense and are read as fast as any.
-
-models, figures = [loaded], {}
-if torch.cuda.is_available():
-    name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
-    large = decodeloop.load(name, dtype=model.dtype, random_weights=True)
-    ids = torch.arange(3, 25, device=large.model.device)[None]
-    path = Path(folder.name) / "large.onnx"
-    decodeloop.export_onnx(large.model, path, exporter="fused")
-    large_fused = decodeloop.OnnxDecoder(path)
-    found = decodeloop.verify(large.model, large_fused, ids, eos_token_id=None)
-    assert found.agrees, found
-    decoders = {"ONNX, fused graph": large_fused}
-    large_df, large_limit = compare(large.model, decoders, ids, 32)
-    print(f"{name}, random weights, {large.model.dtype}: {found}")
-    print(large_df.round(3).to_string())
-    plot(large_df, large_limit, 32, f"{name}, random weights, cuda")
-    models.append(large)
-    for name, speed in large_df["tokens/s"].items():
-        figures[f"phi-1_5: {name} (tokens/s)"] = speed
-    figures["phi-1_5: limit (tokens/s)"] = large_limit.tokens_per_second
-else:
-    print("No GPU here: this part was skipped.")
+timings.plot(
+    limit, title=f"Tokens per second\n{loaded.name} model, {model.device.type}"
+)
 
 # %%
 # Which should I use?
@@ -293,9 +240,10 @@ else:
 # decoding works, a loop of your own. To serve a model, a graph: the same tokens without Python around each operator.
 # These lines say what that saves here.
 
-for name, row in df.sort_values("seconds").iterrows():
-    print(f"{name}: {row['seconds']:.3f} s,", end=" ")
-    print(f"{row['speed-up']:.1f} x the tokens/s of generate")
+speed = df["tokens/s"]
+for name in speed.sort_values(ascending=False).index:
+    faster = speed[name] / speed["generate"]
+    print(f"{name}: {faster:.1f} x the tokens/s of generate")
 
 # %%
 # Each step of this page has a page that goes further: :ref:`l-plot-kv-cache` on what the cache saves and costs,
@@ -303,11 +251,12 @@ for name, row in df.sort_values("seconds").iterrows():
 # :ref:`l-plot-streaming-and-lookup` on tokens as they come, :ref:`l-plot-guess-ahead` on several tokens a pass,
 # :ref:`l-plot-long-text` on long prompts, :ref:`l-plot-export` on what the export does,
 # :ref:`l-plot-precision` on weights of 8 and 4 bits, :ref:`l-plot-onnx-speed` on where the milliseconds go,
-# :ref:`l-plot-engines` on more engines side by side, and :ref:`l-plot-traps` on mistakes that look like success.
+# :ref:`l-plot-engines` on more engines side by side, :ref:`l-plot-limit` on how fast they can be at all, and
+# :ref:`l-plot-traps` on mistakes that look like success.
 #
 # Measured on
 # ===========
 
-figures |= {f"{name} (tokens/s)": speed for name, speed in df["tokens/s"].items()}
+figures = speed.add_suffix(" (tokens/s)")
 figures["limit (tokens/s)"] = limit.tokens_per_second
-decodeloop.provenance(model=models, provider=session, figures=figures)
+decodeloop.provenance(model=loaded, provider=session, figures=figures)

@@ -140,25 +140,22 @@ def bytes_here(model):
     return sum(p.nbytes for p in each)
 
 
-class Sent(TorchDispatchMode):
-    seen = Counter()
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        if any(hasattr(kind, "to_local") for kind in types):
-            return (
-                NotImplemented  # it is taken apart, and its parts come back here
-            )
-        for what in ("all_reduce", "allreduce", "all_gather"):
-            if "c10d" in operator.namespace and what in operator.name():
-                self.seen[what.replace("allr", "all_r")] += 1
-        return operator(*args, **(kwargs or {}))
-
-
 @torch.no_grad()
 def sent_in_a_step(model):
-    with Sent() as sent:
+    seen = Counter()
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            if any(hasattr(kind, "to_local") for kind in types):
+                return NotImplemented  # taken apart, its parts come back here
+            for what in ("all_reduce", "allreduce", "all_gather"):
+                if "c10d" in operator.namespace and what in operator.name():
+                    seen[what.replace("allr", "all_r")] += 1
+            return operator(*args, **(kwargs or {}))
+
+    with Counting():
         model(torch.ones(1, 1, dtype=torch.int64, device=here), use_cache=False)
-    return dict(sent.seen)
+    return dict(seen)
 
 
 # %%
@@ -228,15 +225,10 @@ def step_seconds(model, engine, rows, count):
             return engine.generate(ids, **given)
         return decodeloop.generate(engine, ids, **given)
 
-    repeats = 1 if FAST else 3
-    timing = decodeloop.prefill_and_decode(
-        run, count, repeats=repeats, device=here
-    )
+    timing = decodeloop.prefill_and_decode(run, count, repeats=3, device=here)
     if timing.decode.median > 0:
         return timing.decode.median
-    return (
-        timing.whole.median / count
-    )  # the machine is too busy to tell them apart
+    return timing.whole.median / count  # too busy a machine to tell them apart
 
 
 # %%
@@ -302,14 +294,12 @@ def slowest(seconds):
 
 def main(name, dtype):
     check_tokens(name)
-    model, count = build(name, getattr(torch, dtype)), 4 if FAST else 32
+    model, count = build(name, getattr(torch, dtype)), 8 if FAST else 32
     facts = {"bytes": bytes_here(model), "steps": []}
     facts["read"] = decodeloop.roofline(model, here, bandwidth=1).weights
-    dist.barrier()
-    # of each rank, at the same time, as fast as so many bytes are read again and again
-    bandwidth = facts["bandwidth"] = decodeloop.memory_bandwidth(
-        here, facts["read"]
-    )
+    dist.barrier()  # the bandwidth of each rank is measured at the same time
+    bandwidth = decodeloop.memory_bandwidth(here, facts["read"])
+    facts["bandwidth"] = bandwidth
     us = facts["us"] = {rows: all_reduce_us(model, rows) for rows in users}
     for way, loop, make, texts in engines(model):
         alone, sums = way == "one process" or loop == "device_map", 0
@@ -360,7 +350,7 @@ here = "cuda" if torch.cuda.is_available() else "cpu"
 folder = tempfile.TemporaryDirectory()
 script = Path(folder.name) / "ranks.py"
 shared = [build, spread, bytes_here]
-measuring = [Sent, sent_in_a_step, all_reduce_us, check_tokens, step_seconds]
+measuring = [sent_in_a_step, all_reduce_us, check_tokens, step_seconds]
 measuring += [engines, on_both, slowest, main]
 
 

@@ -371,48 +371,6 @@ for rows, row in speeds.iterrows():
     )
 
 # %%
-# At the scale of phi-1_5
-# =======================
-#
-# With 1.4 billion weights, there is more to read at each operator. That asks for a GPU, so this part runs where there
-# is one. Random weights of the same shape take the same time. The first two loops and 8 bits are left out, to save
-# time.
-
-models, large_df, large_speeds = [loaded], None, {}
-if on_gpu:
-    name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
-    models.append(decodeloop.load(name, dtype="float16", random_weights=True))
-    path, small = folder / "large.onnx", folder / "large-int4.onnx"
-    report = decodeloop.export_onnx(models[-1].model, path, exporter="fused")
-    decodeloop.quantize_onnx(path, small, bits=4)
-    decoders = {
-        "fused graph": decodeloop.OnnxDecoder(path, cuda_graph=False),
-        "CUDA graph": decodeloop.OnnxDecoder(path),
-        "int4": decodeloop.OnnxDecoder(small),
-    }
-    options = {"max_new_tokens": 24, "eos_token_id": None}
-    large = models[-1].model
-    found = decodeloop.verify(large, decoders[best], ids, **options)
-    print(f"{name}, random weights: {found}")
-    assert found.agrees
-    counts = dict.fromkeys(
-        (path.stem, small.stem), sum(report.operators.values())
-    )
-    large_paths = {n: decoder.path for n, decoder in decoders.items()}
-    loops = {n: loop(n) for n in decoders}
-    large_df = compare(loops, large_paths, counts, 16 if FAST else 64)
-    plot(large_df, f"Time per token, shape of {name}, random weights, cuda")
-    short = name.split("/")[1]
-    for n, ms in large_df["ms/token"].items():
-        large_speeds[f"{short}: {n} (tokens/s)"] = 1e3 / ms
-    limit = 1e3 / large_df["limit (ms)"][best]
-    large_speeds[f"{short}: limit (tokens/s)"] = limit
-    large_df = large_df.round(3)
-else:
-    print("No GPU here: this part was skipped.")
-large_df
-
-# %%
 # Which should I use?
 # ===================
 #
@@ -435,7 +393,5 @@ figures = {f"{name} (tokens/s)": 1e3 / ms for name, ms in df["ms/token"].items()
 figures["limit (tokens/s)"] = 1e3 / df["limit (ms)"][best]
 figures["to start one operator (µs)"] = 1e6 * start
 decodeloop.provenance(
-    model=models,
-    provider=decoders["fused graph"],
-    figures=figures | large_speeds,
+    model=loaded, provider=decoders["fused graph"], figures=figures
 )

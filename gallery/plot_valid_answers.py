@@ -80,7 +80,7 @@ def on_pytorch(input_ids, **options):
     return decodeloop.generate(model, input_ids, **options)
 
 
-def answer(batch, rule=None, generate=on_pytorch, most=40):
+def answer(batch, rule=None, generate=on_pytorch, most=32):
     rules = [] if rule is None else [rule]
     sampler = Sampler(do_sample=False, processors=rules)
     tokens = generate(**batch, sampler=sampler, max_new_tokens=most)
@@ -92,7 +92,7 @@ def read(tokens):
 
 
 two = [reviews[0], reviews[-1]]
-for (text, _), said in zip(two, read(answer(encode(two))), strict=True):
+for (text, _), said in zip(two, read(answer(encode(two), most=16)), strict=True):
     print(f"{text} -> {said!r}")
 
 # %%
@@ -177,7 +177,7 @@ class Follows:
 schema = {
     "type": "object",
     "properties": {
-        "about": {"type": "string", "maxLength": 16},
+        "about": {"type": "string", "maxLength": 12},
         "verdict": {"enum": ["good", "bad"]},
         "stars": {"type": "integer", "minimum": 1, "maximum": 5},
     },
@@ -201,22 +201,29 @@ def is_valid(kind, text):
     return (
         isinstance(said, dict)
         and list(said) == ["about", "verdict", "stars"]
-        and len(said["about"]) <= 16
+        and len(said["about"]) <= 12
         and said["verdict"] in ("good", "bad")
         and said["stars"] in (1, 2, 3, 4, 5)
     )
 
 
-valid = pandas.DataFrame(index=["free", "with a grammar"])
-few = encode(reviews[::9])  # enough to see
-free = answer(few)
-for kind, grammar in grammars.items():
-    said = read(answer(batch, Follows(grammar)))
-    for way, texts in (("free", read(free)), ("with a grammar", said)):
-        right = [is_valid(kind, text) for text in texts]
-        valid.loc[way, f"{kind}: valid (%)"] = 100 * sum(right) / len(right)
-assert (valid.loc["with a grammar"] == 100).all()
-print(*said[:: len(said) // 4], sep="\n")
+few = encode(reviews[::9])
+said = {
+    "regular expression": read(
+        answer(few, Follows(grammars["regular expression"]))
+    ),
+    "JSON schema": read(answer(batch, Follows(grammars["JSON schema"]))),
+}
+free = read(answer(few))
+valid = pandas.DataFrame(index=grammars)
+for kind, texts in said.items():
+    followed = [is_valid(kind, text) for text in texts]
+    by_itself = [is_valid(kind, text) for text in free]
+    valid.loc[kind, "prompts"] = len(texts)
+    valid.loc[kind, "valid (%)"] = 100 * sum(followed) / len(texts)
+    valid.loc[kind, "without it (%)"] = 100 * sum(by_itself) / len(free)
+assert (valid["valid (%)"] == 100).all()
+print(*texts[:: len(texts) // 4], sep="\n")
 valid.round(1)
 
 # %%
@@ -240,43 +247,47 @@ print(f"{len(onnx)} answers to each grammar are the same, token by token")
 # What does a step cost?
 # ======================
 #
-# Each step waits until the matcher has gone through the vocabulary. We compare with a step without rules, and with our
-# first class. The grammars here are such that no answer ends early.
+# A step waits for its rule, and a rule looks at the whole vocabulary. We let each one follow an answer again, without
+# the model, and compare with a step of the model. At the first token, a grammar is read and tables are made for it. The
+# grammars here are such that no answer ends early.
 
 ids = few["input_ids"][:1, -8:].cpu()
+scores = torch.zeros(1, model.config.vocab_size)
 letters = LLMatcher.grammar_from_regex("[a-z ]{400}")
 numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 99}
 numbers = LLMatcher.grammar_from_json_schema(json.dumps(numbers))
+makers = {
+    "one of a list": lambda: OneOf(["7 " * 60], ids.shape[1]),
+    "regular expression": lambda: Follows(letters),
+    "JSON schema": lambda: Follows(numbers),
+}
+most = 8 if FAST else 24
 
 
-def timed(make_rule):
+def generate(k, rules=()):
+    sampler = Sampler(do_sample=False, processors=rules)
+    options = {"max_new_tokens": k, "eos_token_id": None}
+    return decoder.generate(ids, sampler=sampler, **options)
+
+
+def followed_again(make_rule):
+    text = generate(most, [make_rule()])
+
     def run(k):
-        options = {"max_new_tokens": k, "eos_token_id": None}
-        sampler = Sampler(do_sample=False, processors=make_rule())
-        return decoder.generate(ids, sampler=sampler, **options)
+        rule = make_rule()
+        for end in range(ids.shape[1], ids.shape[1] + k):
+            rule(text[:, :end], scores)
 
     return run
 
 
-runs = {
-    "no rule": timed(lambda: []),
-    "one of a list": timed(lambda: [OneOf(["7 " * 60], ids.shape[1])]),
-    "regular expression": timed(lambda: [Follows(letters)]),
-    "JSON schema": timed(lambda: [Follows(numbers)]),
-}
-timings = decodeloop.prefill_and_decode_all(runs, 8 if FAST else 24)
-cost = pandas.DataFrame(index=timings)
-cost["first token (ms)"] = [1000 * t.prefill.median for t in timings.values()]
-cost["next token (ms)"] = [1000 * t.decode.median for t in timings.values()]
-cost["more than without (ms)"] = (
-    cost["next token (ms)"] - cost["next token (ms)"]["no rule"]
-)
-cost.round(2)
+runs = {kind: followed_again(make_rule) for kind, make_rule in makers.items()}
+runs["the model's step"] = generate
+timings = decodeloop.prefill_and_decode_all(runs, most)
+cost = timings.table().drop(columns="tokens/s")
+cost.round(3)
 
 # %%
-# The first token is where a grammar is compiled, so to say: the matcher walks through the whole vocabulary, and later
-# finds much of that again.
-#
 # A model that wanted to say something else
 # =========================================
 #
@@ -288,8 +299,8 @@ example = (
     '{"about":"The tea","verdict":"good","stars":4}\n'
 )
 prompts = {
-    "not asked for": encode(reviews[::7]),
-    "shown an example": encode(reviews[::7], before=example),
+    "not asked for": few,
+    "shown an example": encode(reviews[::9], before=example),
 }
 allowed, tokens = {}, {}
 for way, batch in prompts.items():
@@ -315,14 +326,15 @@ def log_probability(batch, new):
         batch["attention_mask"], (0, new.shape[1]), value=1
     )
     places = (mask.cumsum(-1) - 1).clamp(min=0)
-    logits = model(text, attention_mask=mask, position_ids=places).logits
-    found = logits[:, -new.shape[1] - 1 : -1].log_softmax(-1)
+    options = {"position_ids": places, "logits_to_keep": new.shape[1] + 1}
+    logits = model(text, attention_mask=mask, **options).logits
+    found = logits[:, :-1].log_softmax(-1)
     found = found.gather(-1, new[..., None])[..., 0]
     ends = (new == tokenizer.eos_token_id).int()
     return found[ends.cumsum(-1) - ends == 0].mean().item()  # padding left out
 
 
-right = [verdict for _, verdict in reviews[::7]]
+right = [verdict for _, verdict in reviews[::9]]
 agreement = pandas.DataFrame(index=prompts)
 for way, batch in prompts.items():
     found = [json.loads(text)["verdict"] for text in read(tokens[way])]
@@ -330,9 +342,8 @@ for way, batch in prompts.items():
     agreement.loc[way, "forced (nats/token)"] = log_probability(
         batch, tokens[way]
     )
-    free = answer(batch, most=tokens[way].shape[1])
+    free = answer(batch, most=16)
     agreement.loc[way, "by itself (nats/token)"] = log_probability(batch, free)
-    agreement.loc[way, "valid (%)"] = 100.0
     agreement.loc[way, "right (%)"] = 100 * hits / len(right)
 agreement.round(2)
 
@@ -348,10 +359,11 @@ agreement.round(2)
 # Measured on
 # ===========
 
-figures = {}
-for kind, row in cost.iterrows():
-    figures[f"{kind}: next token (ms)"] = row["next token (ms)"]
-for way, row in agreement.iterrows():
-    figures[f"JSON, {way}: forced (nats/token)"] = row["forced (nats/token)"]
-    figures[f"JSON, {way}: right verdicts (%)"] = row["right (%)"]
+figures = pandas.concat(
+    [
+        cost["next token (ms)"].add_suffix(" (ms/token)"),
+        agreement["forced (nats/token)"].add_suffix(": forced (nats/token)"),
+        agreement["right (%)"].add_suffix(": right verdicts (%)"),
+    ]
+)
 decodeloop.provenance(model=loaded, provider=decoder, figures=figures)

@@ -6,6 +6,7 @@ from as_table import number, table
 from book import FIGURES
 from measured import list_table
 from measurements import FIRST, LIMIT, NEXT, PLACE, RESULTS, read
+from verdicts import verdicts
 
 HEAD = """\
 ==========
@@ -58,9 +59,10 @@ def _run(machine: str, name: str, content: dict, source: Path) -> str:
     chosen += "".join(f", {model}" for model in ([models] if isinstance(models, str) else models))
     text += f"``benchmarks/{content['benchmark']}.py``{chosen}. Measured on {facts['date'][:10]} at commit "
     text += f"{facts['commit'] or 'unknown'} with {versions}.\n\n"
-    for each in content.get("verdicts", []):
+    judged = verdicts(content["rows"]) if content["benchmark"] == "context_and_batch" else []
+    for each in judged:
         text += f"- {'Holds' if each['holds'] else '**Does not hold**'}: {each['claim']}. {each['text']}.\n"
-    text += "\n" if content.get("verdicts") else ""
+    text += "\n" if judged else ""
     for model in dict.fromkeys((each["model"], each["dtype"]) for each in content["rows"]):
         rows = [each for each in content["rows"] if (each["model"], each["dtype"]) == model]
         header, *lines = table(rows)

@@ -11,6 +11,7 @@ HEADLINES = {
     "plot_generate": "From a prompt to text",
     "plot_onnx_speed": "Where the milliseconds go",
     "plot_engines": "Which engine",
+    "plot_limit": "How near to the limit",
 }
 UNIT = " (tokens/s)"
 HEAD = """\

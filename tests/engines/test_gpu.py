@@ -186,6 +186,33 @@ def test_one_query_attends_as_pytorchs_function_does(rows, heads, key_heads, cap
     torch.testing.assert_close(got.double(), exact.transpose(1, 2), atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize(("softcap", "sinks"), [(5.0, False), (None, True), (5.0, True), (None, False)])
+@pytest.mark.parametrize(("rows", "heads", "key_heads", "capacity"), [(1, 4, 1, 64), (2, 8, 2, 1500)])
+def test_one_query_attends_with_caps_and_sinks_within_a_window(
+    rows, heads, key_heads, capacity, softcap, sinks, window
+):
+    from decodeloop.engines.kernels import decode_attention
+
+    query = 3 * torch.randn(rows, heads, 1, 64, device="cuda", dtype=torch.bfloat16)
+    key, value = torch.randn(2, rows, key_heads, capacity, 64, device="cuda", dtype=torch.bfloat16)
+    mask = torch.zeros(rows, 1, 1, capacity, device="cuda", dtype=torch.bfloat16)
+    now = capacity * 3 // 4
+    mask[..., now + 1 :] = mask[0, ..., : now // 2] = torch.finfo(torch.bfloat16).min
+    if window:
+        mask[..., : max(now - window + 1, 0)] = torch.finfo(torch.bfloat16).min
+    sink = torch.randn(heads, device="cuda", dtype=torch.bfloat16) if sinks else None
+    options = {"softcap": softcap, "s_aux": sink, "sliding_window": window}
+    got, _ = decode_attention.attention(None, query, key, value, mask, **options)
+    keys, values = (x.double().repeat_interleave(heads // key_heads, 1) for x in (key, value))
+    scores = query.double() @ keys.transpose(2, 3) / 8
+    scores = (softcap * (scores / softcap).tanh() if softcap else scores) + mask.double()
+    if sinks:
+        scores = torch.cat([scores, sink.double()[None, :, None, None].expand(rows, -1, 1, 1)], dim=-1)
+    exact = scores.softmax(-1)[..., :capacity] @ values
+    torch.testing.assert_close(got.double(), exact.transpose(1, 2), atol=2e-2, rtol=0)
+
+
 @pytest.mark.parametrize("lengths", [[30], [30, 4, 11]])
 def test_a_compiled_step_of_grouped_heads_writes_the_same(llama, lengths):
     model = copy.deepcopy(llama).to("cuda")

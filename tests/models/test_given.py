@@ -90,8 +90,11 @@ def test_a_model_that_keeps_something_else_in_its_cache_is_refused():
     [
         ({"sampler": {"temperature": 0.7}}, r"sampler=\{'temperature': 0.7\}: expected a decodeloop.Sampler, or None"),
         ({"sampler": True}, "sampler=True: expected a decodeloop.Sampler"),
-        ({"lookup": decodeloop.PromptLookup}, "lookup=.*PromptLookup.*: expected a decodeloop.PromptLookup, or None"),
-        ({"lookup": 10}, "lookup=10: expected a decodeloop.PromptLookup, or None"),
+        (
+            {"lookup": decodeloop.PromptLookup},
+            "lookup=.*PromptLookup.*: expected a decodeloop.PromptLookup or DraftModel, or None",
+        ),
+        ({"lookup": 10}, "lookup=10: expected a decodeloop.PromptLookup or DraftModel, or None"),
         ({"stop_strings": 5}, "stop_strings=5: expected a string or several"),
     ],
 )

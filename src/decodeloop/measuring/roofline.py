@@ -180,7 +180,7 @@ def _graph(path: Path) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
 def _reads(node: ir.Node, index: int) -> bool:
     """Whether a use of a tensor as a node's input reads all of it."""
     first = GATHERING.get(node.op_type)
-    return first is None or index < first or (first == 0 and index > 0)
+    return first is None or index < first or (first == 0 and index == 1)  # the indices of a table
 
 
 def _cache(config: PreTrainedConfig, dtype: torch.dtype, length: int) -> int:
