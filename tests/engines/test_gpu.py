@@ -224,11 +224,12 @@ def test_a_compiled_step_of_grouped_heads_writes_the_same(llama, lengths):
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("embedding", ["auto", True])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_quantized_weights_run_on_cuda(tmp_path, bits):
+def test_quantized_weights_run_on_cuda(tmp_path, bits, embedding):
     loaded = decodeloop.load()
     decodeloop.export_onnx(loaded.model, tmp_path / "m.onnx", exporter="fused")
-    small = decodeloop.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", bits=bits)
+    small = decodeloop.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", bits=bits, embedding=embedding)
     decoder = decodeloop.OnnxDecoder(small, device="cuda", cuda_graph=True)
     text = 'def factorial(n):\n    """Return the factorial of n."""'
     ids = loaded.tokenizer(text, return_tensors="pt").input_ids.cuda()
