@@ -140,10 +140,10 @@ def _run(command: list[str], environment: dict[str, str], folder: Path, timeout:
 
 def _failure(folder: Path, ranks: int, timeout: float, err: str, script: str) -> tuple[str, str]:
     """Why a run failed, in one line, and all that there is to know."""
-    hung = {rank: path.read_text() for rank in range(ranks) if (path := folder / f"{rank}.hung").exists()}
-    if hung := {rank: text for rank, text in hung.items() if text}:
-        where = (f"rank {rank} in {_place(text, script)}" for rank, text in hung.items())
-        return f"no end after {timeout:g} s: {', '.join(where)}.", "\n".join(hung.values())
+    stacks = {rank: path.read_text() for rank in range(ranks) if (path := folder / f"{rank}.stack").exists()}
+    if any("Timeout (" in text for text in stacks.values()):  # the other ranks were ended then, and say where, too
+        where = (f"rank {rank} in {_place(text, script)}" for rank, text in stacks.items() if text)
+        return f"no end after {timeout:g} s: {', '.join(where)}.", "\n".join(stacks.values())
     ended = _ENDED.findall(err)
     for rank, code in ended:
         if int(code) < 0 and int(code) != -signal.SIGTERM:  # which torchrun ends the others with
@@ -169,8 +169,10 @@ def _main() -> None:
     """One rank: join the others, run the script, leave."""
     limit, folder = os.environ.pop(_GUARD).split(" ", 1)
     rank, local = os.environ["RANK"], int(os.environ["LOCAL_RANK"])
-    hung = open(f"{folder}/{rank}.hung", "w")  # noqa: SIM115 (it is written to when the time is over)
-    faulthandler.dump_traceback_later(float(limit), exit=True, file=hung)
+    stack = open(f"{folder}/{rank}.stack", "w")  # noqa: SIM115 (it is written to when the time is over)
+    faulthandler.dump_traceback_later(float(limit), exit=True, file=stack)
+    if hasattr(faulthandler, "register"):  # torchrun ends a rank so when another one's time is over first
+        faulthandler.register(signal.SIGTERM, file=stack, chain=True)
     threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     try:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
