@@ -20,7 +20,6 @@ of the code is the same.
 import copy
 import inspect
 import json
-import os
 import tempfile
 import textwrap
 from collections import Counter
@@ -38,6 +37,7 @@ import decodeloop
 FAST = decodeloop.unit_test_going()  # fewer and shorter runs, the same code
 gpus = torch.cuda.device_count()
 here = device = "cuda" if gpus >= 2 else "cpu"
+cores = torch.get_num_threads()  # those that one process uses on a CPU
 users = (1, 2) if FAST else (1, 2, 16)  # texts that are written at the same time
 dtypes = {"bundled": "float32", "llama-small": "float32"}
 if device == "cuda" and not FAST:
@@ -268,7 +268,7 @@ def on_both(alone, work, *given):
     dist.barrier()
     threads = torch.get_num_threads()
     if alone:
-        torch.set_num_threads(min(2 * threads, os.cpu_count()))
+        torch.set_num_threads(cores)
     result, error = None, ""
     try:
         if not alone or dist.get_rank() == 0:
@@ -337,7 +337,7 @@ def main(name, dtype):
 # left.
 
 HEAD = """
-import copy, json, os
+import copy, json
 from collections import Counter
 import torch
 import torch.distributed as dist
@@ -355,10 +355,11 @@ measuring += [engines, on_both, slowest, main]
 
 
 def on_ranks(functions, *arguments, **options):
-    known = f"FAST, users, shapes = {FAST}, {users}, {shapes}"
+    known = f"FAST, users, cores, shapes = {FAST}, {users}, {cores}, {shapes}"
     parts = [HEAD, known, *map(inspect.getsource, shared + functions)]
     parts.append(f"{functions[-1].__name__}{arguments!r}")
     script.write_text("\n\n".join(parts))
+    options.setdefault("threads", max(1, cores // 2))
     said = decodeloop.run_ranks(script, **options)  # 2 ranks
     return json.loads(said.splitlines()[-1])
 
