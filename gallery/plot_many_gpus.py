@@ -39,7 +39,9 @@ gpus = torch.cuda.device_count()
 here = device = "cuda" if gpus >= 2 else "cpu"
 cores = torch.get_num_threads()  # those that one process uses on a CPU
 users = (1, 2) if FAST else (1, 2, 16)  # texts that are written at the same time
-dtypes = {"bundled": "float32", "llama-small": "float32"}
+dtypes = {"llama-small": "float32"}
+if not FAST:
+    dtypes["bundled"] = "float32"
 if device == "cuda" and not FAST:
     dtypes = {"phi-1_5": "float16", "llama-8b": "bfloat16"}
 if gpus == 1:
@@ -297,9 +299,11 @@ def main(name, dtype):
     model, count = build(name, getattr(torch, dtype)), 8 if FAST else 32
     facts = {"bytes": bytes_here(model), "steps": []}
     facts["read"] = decodeloop.roofline(model, here, bandwidth=1).weights
-    dist.barrier()  # the bandwidth of each rank is measured at the same time
+    dist.barrier()  # both measure at the same time
     bandwidth = decodeloop.memory_bandwidth(here, facts["read"])
-    facts["bandwidth"] = bandwidth
+    facts["memory"] = decodeloop.memory_bandwidth(
+        here
+    )  # for more than caches hold
     us = facts["us"] = {rows: all_reduce_us(model, rows) for rows in users}
     for way, loop, make, texts in engines(model):
         alone, sums = way == "one process" or loop == "device_map", 0
@@ -417,11 +421,16 @@ print(table.unstack("users", fill_value="").to_string())
 # The fastest loop of each way:
 
 best = steps.groupby(["model", "users", "way"])["tokens/s"].max()
-_, axes = plt.subplots(1, len(measured), figsize=(9, 4), squeeze=False)
+order = ["one process", "replicas", "tensor parallel", "layers"]
+figure, axes = plt.subplots(1, len(measured), figsize=(9, 4), squeeze=False)
 for ax, name in zip(axes[0], measured, strict=True):
-    best[name].unstack("way").plot.bar(ax=ax, rot=0, logy=True, legend=False)
-    ax.set(title=name, xlabel="users", ylabel="tokens per second, of all users")
-ax.legend(loc="upper left", fontsize=8)
+    speeds = best[name].unstack("way").reindex(columns=order)
+    speeds.plot.bar(ax=ax, rot=0, logy=True, legend=False)
+    ax.set(title=name, xlabel="users")
+axes[0, 0].set_ylabel("tokens per second, of all users")
+figure.legend(
+    *ax.get_legend_handles_labels(), loc="outside upper center", ncols=4
+)
 
 # %%
 # When to use which
@@ -434,7 +443,7 @@ ax.legend(loc="upper left", fontsize=8)
 
 
 def one_step(read, facts, sums=0, ranks=1, texts=1):
-    speed = facts["bandwidth"] * (2 if ranks == 1 and device == "cpu" else 1)
+    speed = facts["memory"] * (2 if ranks == 1 and device == "cpu" else 1)
     talking = sums * [*facts["us"][str(texts)].values()][-1] / 1e6
     return read / ranks / speed + talking
 
