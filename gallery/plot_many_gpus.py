@@ -20,7 +20,6 @@ of the code is the same.
 import copy
 import inspect
 import json
-import os
 import tempfile
 import textwrap
 from collections import Counter
@@ -38,8 +37,11 @@ import decodeloop
 FAST = decodeloop.unit_test_going()  # fewer and shorter runs, the same code
 gpus = torch.cuda.device_count()
 here = device = "cuda" if gpus >= 2 else "cpu"
+cores = torch.get_num_threads()  # those that one process uses on a CPU
 users = (1, 2) if FAST else (1, 2, 16)  # texts that are written at the same time
-dtypes = {"bundled": "float32", "llama-small": "float32"}
+dtypes = {"llama-small": "float32"}
+if not FAST:
+    dtypes["bundled"] = "float32"
 if device == "cuda" and not FAST:
     dtypes = {"phi-1_5": "float16", "llama-8b": "bfloat16"}
 if gpus == 1:
@@ -268,7 +270,7 @@ def on_both(alone, work, *given):
     dist.barrier()
     threads = torch.get_num_threads()
     if alone:
-        torch.set_num_threads(min(2 * threads, os.cpu_count()))
+        torch.set_num_threads(cores)
     result, error = None, ""
     try:
         if not alone or dist.get_rank() == 0:
@@ -297,9 +299,11 @@ def main(name, dtype):
     model, count = build(name, getattr(torch, dtype)), 8 if FAST else 32
     facts = {"bytes": bytes_here(model), "steps": []}
     facts["read"] = decodeloop.roofline(model, here, bandwidth=1).weights
-    dist.barrier()  # the bandwidth of each rank is measured at the same time
+    dist.barrier()  # both measure at the same time
     bandwidth = decodeloop.memory_bandwidth(here, facts["read"])
-    facts["bandwidth"] = bandwidth
+    facts["memory"] = decodeloop.memory_bandwidth(
+        here
+    )  # for more than caches hold
     us = facts["us"] = {rows: all_reduce_us(model, rows) for rows in users}
     for way, loop, make, texts in engines(model):
         alone, sums = way == "one process" or loop == "device_map", 0
@@ -337,7 +341,7 @@ def main(name, dtype):
 # left.
 
 HEAD = """
-import copy, json, os
+import copy, json
 from collections import Counter
 import torch
 import torch.distributed as dist
@@ -355,10 +359,11 @@ measuring += [engines, on_both, slowest, main]
 
 
 def on_ranks(functions, *arguments, **options):
-    known = f"FAST, users, shapes = {FAST}, {users}, {shapes}"
+    known = f"FAST, users, cores, shapes = {FAST}, {users}, {cores}, {shapes}"
     parts = [HEAD, known, *map(inspect.getsource, shared + functions)]
     parts.append(f"{functions[-1].__name__}{arguments!r}")
     script.write_text("\n\n".join(parts))
+    options.setdefault("threads", max(1, cores // 2))
     said = decodeloop.run_ranks(script, **options)  # 2 ranks
     return json.loads(said.splitlines()[-1])
 
@@ -416,11 +421,16 @@ print(table.unstack("users", fill_value="").to_string())
 # The fastest loop of each way:
 
 best = steps.groupby(["model", "users", "way"])["tokens/s"].max()
-_, axes = plt.subplots(1, len(measured), figsize=(9, 4), squeeze=False)
+order = ["one process", "replicas", "tensor parallel", "layers"]
+figure, axes = plt.subplots(1, len(measured), figsize=(9, 4), squeeze=False)
 for ax, name in zip(axes[0], measured, strict=True):
-    best[name].unstack("way").plot.bar(ax=ax, rot=0, logy=True, legend=False)
-    ax.set(title=name, xlabel="users", ylabel="tokens per second, of all users")
-ax.legend(loc="upper left", fontsize=8)
+    speeds = best[name].unstack("way").reindex(columns=order)
+    speeds.plot.bar(ax=ax, rot=0, logy=True, legend=False)
+    ax.set(title=name, xlabel="users")
+axes[0, 0].set_ylabel("tokens per second, of all users")
+figure.legend(
+    *ax.get_legend_handles_labels(), loc="outside upper center", ncols=4
+)
 
 # %%
 # When to use which
@@ -433,7 +443,7 @@ ax.legend(loc="upper left", fontsize=8)
 
 
 def one_step(read, facts, sums=0, ranks=1, texts=1):
-    speed = facts["bandwidth"] * (2 if ranks == 1 and device == "cpu" else 1)
+    speed = facts["memory"] * (2 if ranks == 1 and device == "cpu" else 1)
     talking = sums * [*facts["us"][str(texts)].values()][-1] / 1e6
     return read / ranks / speed + talking
 
