@@ -121,7 +121,7 @@ def exports(folder: Path | None) -> Iterator[Path]:
     """Where graphs are exported to: a folder that stays, so that the next run finds them, or one that does not."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        yield folder
+        yield folder.resolve()  # links within it lead somewhere from anywhere
     else:
         with tempfile.TemporaryDirectory() as name:
             yield Path(name)

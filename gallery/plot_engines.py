@@ -279,25 +279,25 @@ ax.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
 # - **generate**: little. It has beams, streamers and assistants, and the others are checked against it.
 # - **generate, static**: start at once on a GPU, where it compiles first.
 # - **our loop**: beam search.
-# - **our static loop**: beam search, and layers that forget, such as those with a sliding window.
+# - **our static loop**: beam search, and models that take no position ids, such as BLOOM.
 # - **ONNX, fused**: another model. A graph is exported anew when the weights change, not every architecture has fused
 #   operators, and on CUDA they take no float32.
 # - **int8 and int4**: give exactly the model's tokens. Check them on your own text.
 # - **genai**: choose tokens by rules of your own, which are compiled into it, or run models that its builder does not
 #   know.
 #
-# One of these can be shown in a few lines. A cache of fixed size refuses a model whose layers forget:
+# One of these can be shown in a few lines. In buffers of fixed size, a model cannot tell by the length of its cache
+# where in the text a token stands. It has to be told, and one that cannot be told is refused:
 
-sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
-sizes |= {"vocab_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
-config = transformers.MistralConfig(**sizes, sliding_window=8)
-forgetful = transformers.MistralForCausalLM(config)
+config = transformers.BloomConfig(
+    vocab_size=64, hidden_size=32, n_layer=1, n_head=4
+)
 try:
-    decodeloop.TorchDecoder(forgetful)
+    decodeloop.TorchDecoder(transformers.BloomForCausalLM(config))
 except ValueError as error:
     print(textwrap.fill(str(error), 80))
 else:
-    raise AssertionError("a sliding window should have been refused")
+    raise AssertionError("a model without position ids should have been refused")
 
 # %%
 # Which should I use?

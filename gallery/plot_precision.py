@@ -87,9 +87,9 @@ assert errors[numbers < 7].max() < 0.501
 assert errors.max() < 1.001
 
 # %%
-# :func:`decodeloop.quantize_onnx` does this to all matrices of a graph. It stores two numbers in a byte, the first in
-# the lower half, and adds 8 so that none is negative. Its file holds the bytes that our lines give, but where a weight
-# lies halfway between two numbers: numpy takes the even one.
+# :func:`decodeloop.quantize_onnx` does this to the matrices of all layers. It stores two numbers in a byte, the first
+# in the lower half, and adds 8 so that none is negative. Its file holds the bytes that our lines give, but where a
+# weight lies halfway between two numbers: numpy takes the even one.
 
 decodeloop.quantize_onnx(path, path.with_name("check.onnx"), bits=4)
 stored = constants(path.with_name("check.onnx"))
@@ -271,11 +271,12 @@ df.round(2)
 
 # %%
 # *MB* is the file's size. *Bytes* is what a step reads for each weight, scales included. The file also holds the
-# *embedding table*, of which a step reads one row; it is not quantized. *Familiar* and *strange* are the perplexities
-# of the two texts, *changed* counts tokens, *moved* is the largest change of any logit. Perplexity hardly moves, and on
-# texts this short it can even fall by chance. Tokens and logits are the finer measure. Fewer bytes need not be as much
-# faster: this model is small, and a number must be unpacked before it is multiplied. :ref:`l-plot-onnx-speed` says what
-# limits each.
+# *embedding table*, of which a step reads one row. In a graph of float32 it gets 8 bits, and where the last matrix,
+# the *head*, is the same table, both read the same bytes; a graph of 16 bits keeps it as it is. *Familiar* and
+# *strange* are the perplexities of the two texts, *changed* counts tokens, *moved* is the largest change of any
+# logit. Perplexity hardly moves, and on texts this short it can even fall by chance. Tokens and logits are the finer
+# measure. Fewer bytes need not be as much faster: this model is small, and a number must be unpacked before it is
+# multiplied. :ref:`l-plot-onnx-speed` says what limits each.
 #
 # Where is the cliff?
 # ===================

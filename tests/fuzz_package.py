@@ -71,6 +71,7 @@ def model_specs(subjects):
                 "block_size": st.sampled_from([16, 32]),
                 "symmetric": FLAGS,
                 "head": FLAGS,
+                "embedding": st.sampled_from([True, False, "auto"]),
                 "accuracy_level": st.sampled_from([0, 4]),
             },
             is_in(os.PathLike),

@@ -84,7 +84,8 @@ def read_runs(page: str, folder: Path, root: Path = ROOT) -> dict[str, dict]:
 
 
 def _name(facts: dict) -> str:
-    return f"CPU, {facts['cores']} cores" if facts["device"] == "cpu" else facts["device"]
+    several = f"{facts['gpus']} × " if facts.get("gpus", 1) > 1 else ""
+    return f"CPU, {facts['cores']} cores" if facts["device"] == "cpu" else several + facts["device"]
 
 
 def beside(app, document: str, content: list[str]) -> None:

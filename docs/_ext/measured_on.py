@@ -55,7 +55,8 @@ def _table(machines: dict[str, dict[str, dict]]) -> str:
     for pages in machines.values():
         first, *_ = pages.values()
         runtime = f"{first['onnxruntime_package']} {first['onnxruntime']}"
-        rows["Device"].append("–" if first["device"] == "cpu" else first["device"])
+        several = f"{first['gpus']} × " if first.get("gpus", 1) > 1 else ""
+        rows["Device"].append("–" if first["device"] == "cpu" else several + first["device"])
         rows["CPU"].append(f"{first['cpu']}, {first['cores']} cores")
         rows["Driver, CUDA"].append(f"{first['driver']}, {first['cuda']}" if first["cuda"] else "–")
         rows["Versions"].append(f"torch {first['torch']}, transformers {first['transformers']}, {runtime}")

@@ -11,6 +11,7 @@ from decodeloop.decoding.sampling import Sampler
 from decodeloop.engines.draft import DraftModel
 from decodeloop.engines.onnx_call import onnx_generate
 from decodeloop.engines.onnx_decoder import OnnxDecoder
+from decodeloop.engines.ranks import run_ranks
 from decodeloop.engines.torch_loop import generate, stream
 from decodeloop.engines.torch_static import TorchDecoder
 from decodeloop.export.quantize import quantize_onnx
@@ -75,6 +76,7 @@ __all__ = [
     "provenance",
     "quantize_onnx",
     "roofline",
+    "run_ranks",
     "save_folder",
     "stream",
     "string_diff",

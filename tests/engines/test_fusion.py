@@ -35,6 +35,15 @@ def tiny(kind, dtype):
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes), dtype=dtype).eval()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiler():
+    """On a CPU torch compiles C++, which takes a compiler, and a path to torch without spaces."""
+    try:
+        torch.compile(lambda x: x.exp() + 1)(torch.ones(8))
+    except Exception as error:
+        pytest.skip(f"torch.compile cannot be used here: {str(error).strip().splitlines()[0]}")
+
+
 class Counting(Fusion):
     """Keeps what the graph holds after the pass."""
 

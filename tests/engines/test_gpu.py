@@ -1,9 +1,12 @@
 """The loops on a GPU, with onnxruntime's CUDA provider. Skipped where either is missing."""
 
 import copy
+import json
+from pathlib import Path
 
 import onnxruntime
 import pytest
+import spread_cases
 import torch
 from helpers import assert_greedy, left_padded, prompt_ids
 
@@ -73,6 +76,36 @@ def test_dtype_auto_is_the_checkpoints_own():
 def test_a_shared_cache_in_float32_is_refused(phi_fused):
     with pytest.raises(ValueError, match="is in float32, for which GroupQueryAttention has no CUDA"):
         decodeloop.OnnxDecoder(phi_fused.path, device="cuda")
+
+
+@pytest.fixture(scope="module")
+def said_on_two_gpus():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    script = Path(spread_cases.__file__)
+    return json.loads(decodeloop.run_ranks(script, device="cuda", timeout=400).splitlines()[-1])
+
+
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("name", spread_cases.CASES)
+def test_a_model_spread_over_two_gpus(said_on_two_gpus, name):
+    assert said_on_two_gpus[name] == ["", ""]
+
+
+@pytest.mark.timeout(200)
+def test_a_group_ends_though_a_captured_step_was_not_closed(tmp_path):
+    """NCCL would wait for it for ever: a script that forgets it is cleared before the group is left."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    script = tmp_path / "forgets.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(spread_cases.__file__).parent)!r})\n"
+        "from spread_cases import *\n"
+        "decoder = TorchDecoder(pair('llama')[1], cuda_graph=True)\n"
+        "decoder.generate(prompt_ids(1, 5).cuda(), **OPTIONS)\n"
+        "print(any(step.graph for step in decoder.steps.kept.values()))\n"
+    )
+    assert decodeloop.run_ranks(script, device="cuda", timeout=120) == "True\n" * 2
 
 
 @pytest.fixture
@@ -151,6 +184,33 @@ def test_one_query_attends_as_pytorchs_function_does(rows, heads, key_heads, cap
     exact = torch.nn.functional.scaled_dot_product_attention(query.double(), *repeated, attn_mask=mask.double())
     got, _ = decode_attention.attention(None, query, key, value, mask)
     torch.testing.assert_close(got.double(), exact.transpose(1, 2), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize(("softcap", "sinks"), [(5.0, False), (None, True), (5.0, True), (None, False)])
+@pytest.mark.parametrize(("rows", "heads", "key_heads", "capacity"), [(1, 4, 1, 64), (2, 8, 2, 1500)])
+def test_one_query_attends_with_caps_and_sinks_within_a_window(
+    rows, heads, key_heads, capacity, softcap, sinks, window
+):
+    from decodeloop.engines.kernels import decode_attention
+
+    query = 3 * torch.randn(rows, heads, 1, 64, device="cuda", dtype=torch.bfloat16)
+    key, value = torch.randn(2, rows, key_heads, capacity, 64, device="cuda", dtype=torch.bfloat16)
+    mask = torch.zeros(rows, 1, 1, capacity, device="cuda", dtype=torch.bfloat16)
+    now = capacity * 3 // 4
+    mask[..., now + 1 :] = mask[0, ..., : now // 2] = torch.finfo(torch.bfloat16).min
+    if window:
+        mask[..., : max(now - window + 1, 0)] = torch.finfo(torch.bfloat16).min
+    sink = torch.randn(heads, device="cuda", dtype=torch.bfloat16) if sinks else None
+    options = {"softcap": softcap, "s_aux": sink, "sliding_window": window}
+    got, _ = decode_attention.attention(None, query, key, value, mask, **options)
+    keys, values = (x.double().repeat_interleave(heads // key_heads, 1) for x in (key, value))
+    scores = query.double() @ keys.transpose(2, 3) / 8
+    scores = (softcap * (scores / softcap).tanh() if softcap else scores) + mask.double()
+    if sinks:
+        scores = torch.cat([scores, sink.double()[None, :, None, None].expand(rows, -1, 1, 1)], dim=-1)
+    exact = scores.softmax(-1)[..., :capacity] @ values
+    torch.testing.assert_close(got.double(), exact.transpose(1, 2), atol=2e-2, rtol=0)
 
 
 @pytest.mark.parametrize("lengths", [[30], [30, 4, 11]])

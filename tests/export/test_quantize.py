@@ -42,10 +42,50 @@ def test_the_file_shrinks_by_what_is_rounded(bundled, bundled_graphs, tmp_path, 
     source = bundled_graphs[exporter].path
     target = quantize_onnx(source, tmp_path / "small.onnx", bits=bits, symmetric=symmetric, block_size=32)
     weights = sum(m.weight.numel() for m in bundled.model.modules() if isinstance(m, torch.nn.Linear))
-    table = bundled.model.lm_head.weight.numel()  # stays, in float32: it is gathered from; the head gets a copy
+    table = bundled.model.lm_head.weight.numel()  # the head's too: once, in 8 bits, 64 of them to a scale
     block = 32 * bits // 8 + 4 + (0 if symmetric else bits / 8)  # bytes of weights, their scale and zero point
-    expected = weights_size(source) - 4 * (weights - table) + weights // 32 * block
+    expected = weights_size(source) - 4 * weights + (weights - table) // 32 * block + table // 64 * (64 + 4)
     assert weights_size(target) == pytest.approx(expected, rel=0.01)  # each tensor begins at a page's edge, or not
+
+
+def readers(path):
+    """Which operators read the quantized embedding table, and its bytes."""
+    graph = onnx.load(path).graph
+    (gather,) = [node for node in graph.node if node.op_type == "GatherBlockQuantized"]
+    nodes = {node.op_type for node in graph.node if gather.input[0] in node.input}
+    return nodes, next(onnx.numpy_helper.to_array(t).nbytes for t in graph.initializer if t.name == gather.input[0])
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "fused"])
+def test_a_head_reads_the_bytes_of_the_table_that_it_shares(bundled, bundled_graphs, tmp_path, exporter):
+    target = quantize_onnx(bundled_graphs[exporter].path, tmp_path / "m.onnx", bits=4)
+    table = bundled.model.get_input_embeddings().weight
+    assert readers(target) == ({"GatherBlockQuantized", "MatMulNBits"}, table.numel())
+    assert not any(size >= table.nbytes for size in target.left.values())
+
+
+def test_a_table_of_its_own_is_gathered_from_in_8_bits(llama, tmp_path):
+    export_onnx(llama, tmp_path / "m.onnx", exporter="fused")
+    target = quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", bits=8)
+    assert readers(target)[0] == {"GatherBlockQuantized"}
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(target).graph.initializer}
+    numbers, scales = (arrays[f"embedding.weight.{part}"] for part in ("quantized", "scales"))
+    table, steps = llama.get_input_embeddings().weight.detach().numpy(), np.abs(scales)[..., None]
+    restored = (numbers.astype(np.float32) - 128) * scales[..., None]
+    assert (np.abs(restored - table.reshape(restored.shape)) <= 1.01 * steps).all()  # the end of the range is clipped
+    whole = quantize_onnx(tmp_path / "m.onnx", tmp_path / "w.onnx", bits=8, embedding=False)
+    assert set(whole.left) - set(target.left) == {"embedding.weight"}
+    assert weights_size(target) < weights_size(whole)
+
+
+def test_a_graph_of_16_bits_keeps_its_table_unless_asked(phi, tmp_path):
+    import copy
+
+    export_onnx(copy.deepcopy(phi).to(torch.float16), tmp_path / "m.onnx", exporter="fused", check=False)
+    kept = quantize_onnx(tmp_path / "m.onnx", tmp_path / "kept.onnx", bits=4)
+    asked = quantize_onnx(tmp_path / "m.onnx", tmp_path / "asked.onnx", bits=4, embedding=True)
+    assert "embedding.weight" in kept.left
+    assert "embedding.weight" not in asked.left
 
 
 def test_each_block_is_within_half_a_step_of_its_weights(bundled_fused, tmp_path):
@@ -59,6 +99,14 @@ def test_each_block_is_within_half_a_step_of_its_weights(bundled_fused, tmp_path
     error = np.abs(restored.T - source[name]).reshape(-1, 32, packed.shape[0]).max(1)
     assert (error <= np.abs(scales.reshape(packed.shape[0], -1).T) * 1.01).all()  # the end of the range is clipped
     assert np.median(error / np.abs(scales.reshape(packed.shape[0], -1).T)) < 0.6
+
+
+def test_a_table_that_a_head_of_its_own_type_shares_is_stored_once(bundled_fused, tmp_path):
+    target = quantize_onnx(bundled_fused, tmp_path / "m.onnx", head=False, embedding=True)
+    assert "embedding.weight" in target.left
+    assert "GatherBlockQuantized" not in {
+        node.op_type for node in onnx.load(target, load_external_data=False).graph.node
+    }
 
 
 def test_the_head_can_keep_its_type(bundled_fused, tmp_path):
@@ -84,7 +132,7 @@ def test_scales_have_the_graphs_type(phi, tmp_path, dtype):
 
 def test_a_quantized_file_is_not_quantized_again(bundled_fused, tmp_path):
     once = quantize_onnx(bundled_fused, tmp_path / "once.onnx")
-    with pytest.raises(ValueError, match=r"once.onnx is quantized already: it has MatMulNBits nodes"):
+    with pytest.raises(ValueError, match="quantized already: it has GatherBlockQuantized, MatMulNBits nodes"):
         quantize_onnx(once, tmp_path / "twice.onnx", bits=4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["once.onnx", "once.onnx.data"]
 

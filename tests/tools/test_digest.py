@@ -183,10 +183,11 @@ def test_every_public_name_leads_to_a_definition(book, tmp_path):
         assert any(local == name for _, local in book.reached(tmp_path / "page.py") & book.definitions.keys()), name
 
 
-def test_a_change_in_sampling_marks_the_page_that_samples(book):
-    """Of the book's own pages: the one about sampling draws tokens, and all that decode can take the likeliest."""
+def test_a_change_in_sampling_marks_the_pages_that_sample(book):
+    """Of the book's own pages: some draw tokens, and all that decode can take the likeliest."""
     scripts = {path.stem: book.reached(path) for path in (ROOT / "gallery").glob("plot_*.py")}
     named = {page: {name for _, name in reached} for page, reached in scripts.items()}
-    assert [page for page, names in named.items() if "Sampler" in names] == ["plot_sampling"]
+    draw = {"plot_guess_ahead", "plot_many_gpus", "plot_sampling", "plot_valid_answers"}
+    assert {page for page, names in named.items() if "Sampler" in names} == draw
     assert {"export_onnx", "greedy", "load", "provenance"} <= named["plot_export"]
     assert "quantize_onnx" in named["plot_precision"] - named["plot_export"]

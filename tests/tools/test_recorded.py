@@ -291,6 +291,18 @@ def test_a_page_that_failed_or_ran_elsewhere_is_not_recorded(project):
 def test_names_of_records():
     assert recorded.slug({"device": "NVIDIA H100 80GB HBM3", "cores": 16}) == "nvidia-h100-80gb-hbm3"
     assert recorded.slug({"device": "cpu", "cores": 2}) == "cpu-2-cores"
+    assert recorded.slug({"device": "NVIDIA H200", "cores": 16, "gpus": 2}) == "2-nvidia-h200"
+
+
+def test_a_page_that_took_two_gpus_is_shown_beside_the_others(project):
+    (project / RECORD / "plot_a").rename(project / "plot_a")
+    assert "plot_a" in changes(project)
+    (project / RECORD).with_name("2-y").mkdir()
+    (project / "plot_a").rename((project / RECORD).with_name("2-y") / "plot_a")
+    assert changes(project) == {}
+    recorded.lay_out("x", read_record(project), {}, project / "build", project)
+    assert (project / "build" / "source" / "auto_gallery" / "plot_a.rst").read_text() == "plot_a\n"
+    assert recorded.holder("cpu-2-cores", "plot_a", project) == "cpu-2-cores"
 
 
 def test_recording_without_a_gpu_says_so(monkeypatch, capsys):

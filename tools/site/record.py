@@ -51,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         except RecordError as error:
             failed.append(str(error))
             continue
+        if facts["device"] == "cpu" != device:
+            failed.append(f"{page}: it ran on the CPU, since it takes more GPUs than are here. It was not recorded.")
+            continue
         record = ROOT / RECORDS / slug(facts)
         add_page(page, gallery, record, now[page])
         cost = json.loads((gallery / f"{page}{COST}").read_text())

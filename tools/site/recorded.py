@@ -53,9 +53,23 @@ def read_run(device: str, page: str, root: Path = ROOT) -> dict | None:
     return manifest and manifest["facts"] | {"time": manifest["time"], "memory": manifest["memory"]}
 
 
+def holder(device: str, page: str, root: Path = ROOT) -> str:
+    """Which record a page is shown from: the device's own; else, beside a GPU's, that of a machine with several.
+
+    A page that needs two GPUs is not recorded on one. It names its own machine.
+    """
+    if device.startswith("cpu") or (root / RECORDS / device / page / MANIFEST).exists():
+        return device
+    for name in (device, "*"):  # of the same kind, or of any
+        for manifest in sorted((root / RECORDS).glob(f"[0-9]*-{name}/{page}/{MANIFEST}")):
+            return manifest.parents[1].name
+    return device
+
+
 def slug(facts: dict) -> str:
-    """The name of a device's record: ``nvidia-h200``, or ``cpu-2-cores``."""
+    """The name of a device's record: ``nvidia-h200``, ``2-nvidia-h200`` of a page that used two, or ``cpu-2-cores``."""
     name = f"cpu {facts['cores']} cores" if facts["device"] == "cpu" else facts["device"]
+    name = f"{facts['gpus']} {name}" if facts.get("gpus", 1) > 1 else name
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -130,11 +144,11 @@ def read_record(device: str, root: Path = ROOT) -> dict[str, dict]:
     if device not in recorded_devices(root):
         known = ", ".join(recorded_devices(root)) or "none yet: nox -s record makes one"
         raise RecordError(f"no run is recorded for {device!r}. Recorded devices: {known}.")
-    read = {page: read_manifest(device, page, root) for page in page_names(root)}
+    read = {page: read_manifest(holder(device, page, root), page, root) for page in page_names(root)}
     manifests = {page: manifest for page, manifest in read.items() if manifest}
     wrong = []  # (page, what)
     for page, manifest in manifests.items():
-        folder = (root / RECORDS / device / page).resolve()
+        folder = (root / RECORDS / holder(device, page, root) / page).resolve()
         missing = {f"{page}.py", f"{page}.rst", f"{page}{NAMES}"} - manifest["files"].keys()
         wrong += [(page, f"{name}: not listed") for name in sorted(missing)]
         for name, digest in manifest["files"].items():
@@ -160,7 +174,7 @@ def changes(device: str, manifests: dict[str, dict], root: Path = ROOT) -> dict[
         if page not in manifests:
             found[page] = f"Not recorded on {device}: what this page prints and draws is not shown."
             continue
-        recorded = root / RECORDS / device / page / f"{page}.py"
+        recorded = root / RECORDS / holder(device, page, root) / page / f"{page}.py"
         same = recorded.read_bytes() == (root / "gallery" / recorded.name).read_bytes()
         what = [] if same else [f"``gallery/{page}.py``"]
         what += ["code that it uses"] if manifests[page]["code"] != package.digest(recorded) else []
@@ -178,7 +192,7 @@ def lay_out(device: str, manifests: dict[str, dict], changed: dict[str, str], fo
     for page, manifest in manifests.items():
         for name in manifest["files"]:
             (gallery / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / RECORDS / device / page / name, gallery / name)
+            shutil.copy2(root / RECORDS / holder(device, page, root) / page / name, gallery / name)
         shutil.copy2(gallery / f"{page}.py", scripts)
         write_json(gallery / f"{page}{FACTS}", manifest["facts"])
         write_json(gallery / f"{page}{COST}", {"time": manifest["time"], "memory": manifest["memory"]})

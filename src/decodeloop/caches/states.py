@@ -160,7 +160,8 @@ def seen_tokens(cache: Cache) -> int | None:
     A cache that one of our loops filled tells in any case: its attribute ``seen_tokens``.
     """
     if any(hasattr(layer, "get_seq_length") for layer in cache.layers) or not cache.layers:
-        return int(cache.get_seq_length())
+        # of the first layers nothing is here where they are in another process
+        return int(cache.get_seq_length()) or max((_seen(layer) for layer in cache.layers), default=0)
     if hasattr(cache, "seen_tokens"):
         return int(cache.seen_tokens)
     return None if any(fixed_names(layer) for layer in cache.layers) else 0
@@ -182,3 +183,7 @@ def _names(layer: Any) -> list[str]:
 def _split(name: str) -> tuple[str, int]:
     kind, _, index = name.partition("_")
     return kind, int(index or 0)
+
+
+def _seen(layer: Any) -> int:
+    return int(layer.get_seq_length()) if getattr(layer, "is_initialized", False) else 0

@@ -38,6 +38,12 @@ class Engine(Protocol):
     def generation_config(self) -> GenerationConfig | None:
         """What the checkpoint says of decoding: special tokens, penalties, bans. None where nothing tells."""
 
+    def shared_seed(self) -> int | None:
+        """What to draw tokens with where the sampler has no seed, so that all processes of a model draw the same.
+
+        None where one process runs it.
+        """
+
     def check(
         self,
         prompt: Prompt,

@@ -124,7 +124,7 @@ def decode(
     if sampler is None:
         choose: Greedy | Chooser = greedy(engine, prompt, new, stop.eos_token_ids)
     else:
-        choose = sampler.start(prompt, stop.eos_token_ids)
+        choose = sampler.start(prompt, stop.eos_token_ids, engine.shared_seed)
     if lookup is None:
         steps = _one_by_one(engine, prompt, new, stop, choose, past_key_values, chunk)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,7 +54,8 @@ class Sampler:
     seed : int or sequence of int, optional
         The same seed gives the same tokens. One int: the rows of a batch draw different numbers, in turn, from one
         generator. A sequence: one seed per row, and a row gets the tokens that it gets alone with its seed. Default:
-        torch's global generator, so ``torch.manual_seed`` counts.
+        torch's global generator, so ``torch.manual_seed`` counts. Where a model is spread over several processes, the
+        first one's gives a seed to all of them, once for each generation: they have to draw the same tokens.
     typical_p : float
         Keep the tokens whose information is closest to the distribution's entropy, until their probability reaches
         typical_p, in (0, 1] (Meister et al., 2023, arXiv:2202.00666).
@@ -138,7 +139,12 @@ class Sampler:
             if not good:
                 raise ValueError(f"{name}={shown(getattr(self, name))}: expected {expected}.")
 
-    def start(self, prompt: Prompt, eos_token_ids: Sequence[int] = ()) -> Chooser:
+    def start(
+        self,
+        prompt: Prompt,
+        eos_token_ids: Sequence[int] = (),
+        shared_seed: Callable[[], int | None] = lambda: None,
+    ) -> Chooser:
         """A fresh chooser for one generation: the generator is seeded here.
 
         Parameters
@@ -146,13 +152,16 @@ class Sampler:
         prompt : Prompt
         eos_token_ids : sequence of int
             What ends a row, for ``min_new_tokens``.
+        shared_seed : callable
+            Asked for a seed where this sampler has none; it may have none either.
 
         Raises
         ------
         ValueError
             If there are seeds for another number of rows than the prompt's.
         """
-        return Chooser(self, prompt, eos_token_ids)
+        seed = shared_seed() if self.seed is None and self.do_sample else None
+        return Chooser(self if seed is None else replace(self, seed=seed), prompt, eos_token_ids)
 
 
 class Chooser:

@@ -49,6 +49,12 @@ class CapturedStep:
             self.graph = self.capture(self.compute, self.step_back, self.logits)
         return self.logits
 
+    def release(self) -> None:
+        """Let go of the graph, at once: of what it holds, a library may wait to be given it back."""
+        if self.graph is not None:
+            self.graph.reset()
+            self.graph = None
+
     def compute(self) -> None:
         """Go one position on, and write the logits there: the work that is captured."""
         raise NotImplementedError

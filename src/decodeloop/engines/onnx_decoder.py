@@ -59,7 +59,9 @@ class OnnxDecoder:
     spinning : bool or "auto"
         On a CPU: whether threads wait in a loop for their next piece of work, for up to 0.4 ms, before they sleep. On
         two idle cores steps took two thirds of the time with it; beside another busy program, half as long again.
-        ``"auto"`` spins if most cores were idle when the first decoder of this process was opened. Not on a GPU.
+        ``"auto"`` spins if no other program kept a core busy when the first decoder of this process was opened. If one
+        did, threads sleep, and there is one for each idle core: a thread that shares its core makes the others wait.
+        Not on a GPU.
     session_options : onnxruntime.SessionOptions, optional
         Threads, optimisation level, profiling. With it, spinning is whatever these say.
     verify_weights : bool
@@ -192,6 +194,10 @@ class OnnxDecoder:
         if name in ("_cache", "_session", "session") and "path" in self.__dict__:
             raise RuntimeError(f"this decoder of {self.name} is closed: open the graph again.")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def shared_seed(self) -> int | None:
+        """None: one process runs a graph."""
+        return None
 
     def check(
         self,

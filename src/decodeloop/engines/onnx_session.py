@@ -130,7 +130,10 @@ class OnnxSession:
         options = load_onnxruntime().SessionOptions()
         options.log_severity_level = 3  # its remarks on node placement go past Python's stderr
         if spinning == "auto":
-            spinning = self.stream is None and machine_was_idle()
+            threads = None if self.stream is not None else threads_beside_others()
+            spinning = self.stream is None and threads is None
+            if threads is not None:
+                options.intra_op_num_threads = threads
         options.add_session_config_entry(ALLOW_SPINNING, "1" if spinning else "0")
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
         if self.stream is not None and bits == 8:
@@ -178,14 +181,18 @@ def _pick(device: torch.device | str) -> torch.device:
 
 
 @functools.cache
-def machine_was_idle() -> bool:
-    """Whether three quarters of the cores that this process may use had nothing to do when it was first asked.
+def threads_beside_others() -> int | None:
+    """How many threads to take beside other programs: one for each core that had nothing to do when it was first asked.
 
-    Asked once, so that all sessions of a process do the same; True where the system does not tell.
+    The threads of a product wait for the slowest of them, which is the one that has to share its core. None where no
+    other program kept a core busy, or the system does not tell: then onnxruntime takes all cores. Asked once, so that
+    all sessions of a process do the same.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     idle = idle_cores()
-    return idle is None or idle >= 0.75 * cores
+    if idle is None or round(idle) >= cores:
+        return None
+    return max(1, min(round(idle), torch.get_num_threads()))  # torch takes one for two logical cores of one real core
 
 
 def idle_cores(seconds: float = 0.05) -> float | None:

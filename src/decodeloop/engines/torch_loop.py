@@ -21,6 +21,7 @@ from decodeloop.decoding.prompt import Prompt
 from decodeloop.models.given import as_model, check_decoder
 from decodeloop.models.load import LoadedModel
 from decodeloop.models.rope import check_rope_length
+from decodeloop.models.spread import rank_config, shared_seed
 
 
 class TorchEngine:
@@ -37,7 +38,7 @@ class TorchEngine:
     def __init__(self, model: PreTrainedModel | LoadedModel) -> None:
         model = as_model(model)
         check_decoder(model)
-        config = model.config.get_text_config(decoder=True)
+        config = rank_config(model)
         accepts = inspect.signature(model.forward).parameters
         self.model, self.config = model, config
         self.name, self.device = type(model).__name__, model.device
@@ -54,6 +55,10 @@ class TorchEngine:
     def generation_config(self) -> GenerationConfig:
         """The model's own, as it is now."""
         return getattr(self.model, "generation_config", None) or GenerationConfig()
+
+    def shared_seed(self) -> int | None:
+        """A seed that all processes have in common which run this model together; None where it is one."""
+        return shared_seed(self.model)
 
     def check(
         self,

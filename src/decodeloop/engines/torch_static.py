@@ -7,7 +7,7 @@ call per token. The cache is transformers' ``StaticCache``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from transformers import PreTrainedModel, StaticCache
@@ -19,7 +19,7 @@ from decodeloop.caches.past import check_shapes, past_tensors
 from decodeloop.caches.shapes import state_shapes
 from decodeloop.caches.states import read_state
 from decodeloop.checks import check_choice
-from decodeloop.decoding.engine import Past
+from decodeloop.decoding.engine import Past, exclusive
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.cuda_graph import Capture
@@ -55,7 +55,7 @@ class TorchDecoder(TorchEngine):
     Raises
     ------
     ValueError
-        If the model has layers of another kind, or an argument cannot be used.
+        If the model has layers of another kind, or layers on several devices, or an argument cannot be used.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class TorchDecoder(TorchEngine):
         compile = check_choice("compile", compile, True, False)
         super().__init__(model)
         model = self.model
+        self._check_one_device()
         if reason := self._reason_against():
             raise ValueError(
                 f"{type(model).__name__} {reason}, and a step that is the same from token to token cannot have that: "
@@ -84,6 +85,30 @@ class TorchDecoder(TorchEngine):
         self.steps: BufferPool[StaticStep] = BufferPool(capacity, self.max_positions)
 
     generate, stream = run, decode
+
+    def close(self) -> None:
+        """Let go of the buffers and the captured steps, at once. A closed decoder generates no more.
+
+        For a model that is spread over several GPUs, do so before ``torch.distributed.destroy_process_group()``: that
+        waits, for ever, until no captured step holds kernels that send something.
+        """
+        with exclusive(self):
+            self.generation += 1  # a stream that is still open must not go on
+            for step in self.steps.kept.values() if "steps" in self.__dict__ else ():
+                step.release()
+            for name in ("step", "steps", "forward_one", "forward_many"):
+                self.__dict__.pop(name, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("step", "steps") and "capture" in self.__dict__:
+            raise RuntimeError(f"this decoder of {self.name} is closed: make another one.")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def check(
         self,
@@ -190,6 +215,15 @@ class TorchDecoder(TorchEngine):
         if tensors:
             self._load(tensors, self.length)
         self.step.set_length(self.prompt, self.length)
+
+    def _check_one_device(self) -> None:
+        devices = sorted({str(parameter.device) for parameter in self.model.parameters()})
+        if len(devices) > 1 or hasattr(self.model, "_pp_stage"):
+            where = f"are on {', '.join(devices)}" if len(devices) > 1 else "are in several processes"
+            raise ValueError(
+                f"the layers of {self.name} {where}, and the buffers of a step are on one device: use "
+                "decodeloop.generate(model, ...)."
+            )
 
     def _new_step(self, batch: int, capacity: int) -> StaticStep:
         return StaticStep(self, batch, capacity)

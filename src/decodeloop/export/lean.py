@@ -1,11 +1,11 @@
-"""PyTorch's exporter without the work that changes nothing: it takes as long for deep models as all of the rest.
+"""PyTorch's exporter without the work that changes nothing: for deep models, that is three quarters of it.
 
-- Before it translates, the exporter traces the whole program a second time, to take operators apart that it has no
-  translation for. A decoder's program has next to none: with translations for those few, and nothing that writes in
-  place, the second trace would give the first one back.
-- Afterwards a rule that joins slices looks through the whole graph at every node, whether it is a slice or not.
+Most of it is looking again at what is known: the exporter traces the whole program a second time to take operators
+apart, computes all of it a third time to find the casts that arguments need, and lets each of its rules look at each
+node. A decoder's program needs little of that, and the shortcuts here see where it does not: each says what it leaves
+out. Where they are not sure, the exporter goes its own way.
 
-Both are looked for in the versions that are installed, and left as they are where they are not found.
+They are looked for in the versions that are installed, and not taken where they are not found.
 """
 
 from __future__ import annotations
@@ -85,6 +85,11 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _one_trace() -> contextlib.AbstractContextManager[None]:
+    """The second trace, which takes operators apart that have no translation.
+
+    With translations for those few that a decoder has, and nothing that writes in place, it would give the first one
+    back.
+    """
     from torch.onnx._internal.exporter import _decomp, _fx_passes
 
     plain, overloads = _fx_passes.decompose_with_registry, _decomp.get_onnx_implemented_overloads
@@ -158,7 +163,7 @@ def _no_memory_of_shapes() -> contextlib.AbstractContextManager[None]:
 
 
 def _no_stack_traces() -> contextlib.AbstractContextManager[None]:
-    """The lines of source that each operator comes from: half of a graph's file, and paths of this machine."""
+    """The lines of source that each operator comes from: a third of a graph's file, and paths of this machine."""
     from torch.fx import config
 
     return _replaced(config, "do_not_emit_stack_traces", True)
@@ -168,7 +173,10 @@ def _no_copies_of_shapes() -> contextlib.AbstractContextManager[None]:
     """A second record of the shape and memory format of all that is computed, which nobody reads here."""
     from torch.fx.experimental import proxy_tensor
 
-    return _replaced(proxy_tensor, "_extract_tensor_metadata", lambda value: None)
+    def nothing(*arguments: Any, **options: Any) -> None:
+        return None
+
+    return _replaced(proxy_tensor, "_extract_tensor_metadata", nothing)
 
 
 def _gradients_stay_off() -> contextlib.AbstractContextManager[None]:

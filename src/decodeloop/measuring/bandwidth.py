@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from decodeloop.measuring.timing import measure_all, present_device
 LARGE = {"cpu": 2**28, "cuda": 2**30}  # bytes that come from memory: more than the caches of nearly all hold
 SMALL = 2**22  # for less, starting an operator takes as long as reading: what is smaller is taken to be this large
 STEPS = 4  # sizes that are measured, between one and its double
+AGAIN = 10  # seconds after which a size is measured again
 
 
 def memory_bandwidth(device: torch.device | str = "auto", size: int | None = None) -> float:
@@ -27,8 +29,9 @@ def memory_bandwidth(device: torch.device | str = "auto", size: int | None = Non
 
     The fastest run of several operators counts, since a limit must not be one that can be beaten: the sum, the largest
     number and the scalar product of a buffer on a CPU, and on a GPU its sum and a copy, of which reading and writing
-    are counted. On a CPU all cores read, whatever torch's number of threads: other engines have their own. A size is
-    measured once per process.
+    are counted. On a CPU all cores read, whatever torch's number of threads: other engines have their own. The
+    memory of a shared machine is not equally fast at all times: a size is measured again when the last time is more
+    than ten seconds ago, and the fastest of all times counts.
 
     Parameters
     ----------
@@ -59,8 +62,18 @@ def memory_bandwidth(device: torch.device | str = "auto", size: int | None = Non
     return max(_read_again(device, each) for each in {rounded, large})  # a cache is not slower than memory
 
 
-@functools.cache
+_seen: dict[tuple[torch.device, int], tuple[float, float]] = {}  # the fastest so far, and when it was last measured
+
+
 def _read_again(device: torch.device, size: int) -> float:
+    fastest, when = _seen.get((device, size), (0.0, -math.inf))
+    if time.monotonic() - when > AGAIN:
+        fastest = max(fastest, _measured(device, size))
+        _seen[device, size] = fastest, time.monotonic()
+    return fastest
+
+
+def _measured(device: torch.device, size: int) -> float:
     times, repeats = 1, min(max(LARGE["cpu"] // size, 5), 50)
     if device.type == "cuda":
         times, size = 20, min(size, torch.cuda.mem_get_info(device)[0] // 4)  # it has work while the next is launched

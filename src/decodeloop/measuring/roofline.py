@@ -19,6 +19,7 @@ from decodeloop.checks import check_count, is_real, shown
 from decodeloop.export.file import model_settings, read_graph, read_metadata
 from decodeloop.measuring.bandwidth import memory_bandwidth
 from decodeloop.models.load import LoadedModel, get_weight_type
+from decodeloop.models.spread import local, rank_config
 
 if TYPE_CHECKING:
     from decodeloop.engines.onnx_decoder import OnnxDecoder
@@ -95,7 +96,8 @@ def roofline(
     Every weight is read once, whatever the number of rows, but for a table that is only gathered from: the embedding,
     unless the head shares it. The keys and values of all earlier positions are read too; a layer with a sliding
     window reads those within it. Of a mixture of experts, those are counted that a single row reads, and of a graph
-    with an operator for them, none.
+    with an operator for them, none. Of a model that is spread over several processes, it is what this one reads (with
+    ``length``, each of them has to ask); what they send each other takes its time besides.
 
     The speed is that of reading so many bytes over and over, by :func:`decodeloop.memory_bandwidth`: weights that fit
     into the processor's caches stay there from step to step, and are read faster than memory could give them.
@@ -137,7 +139,7 @@ def roofline(
     model = model.model if isinstance(model, LoadedModel) else model
     path = model if isinstance(model, str | os.PathLike) else getattr(model, "path", None)
     if isinstance(model, PreTrainedModel):
-        weights, config, dtype = _model(model)
+        weights, config, dtype = _model(model, length)
     elif path is not None:
         weights, config, dtype = _graph(Path(path))
     else:
@@ -147,15 +149,16 @@ def roofline(
     return Roofline(weights, cache, speed, batch)
 
 
-def _model(model: PreTrainedModel) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
+def _model(model: PreTrainedModel, length: int) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
     config = model.config.get_text_config(decoder=True)
     read = {
-        id(parameter): int(parameter.nbytes * _share(name, module, config))
+        id(parameter): int(local(parameter).nbytes * _share(name, module, config))
         for name, module in model.named_modules()
         if not isinstance(module, torch.nn.Embedding)
         for parameter in module.parameters(recurse=False)
     }
-    return sum(read.values()), config, get_weight_type(model)
+    # the heads of a rank are asked of all ranks, and only where there is a cache
+    return sum(read.values()), rank_config(model) if length else config, get_weight_type(model)
 
 
 def _share(name: str, module: torch.nn.Module, config: PreTrainedConfig) -> float:
@@ -177,7 +180,7 @@ def _graph(path: Path) -> tuple[int, PreTrainedConfig | None, torch.dtype]:
 def _reads(node: ir.Node, index: int) -> bool:
     """Whether a use of a tensor as a node's input reads all of it."""
     first = GATHERING.get(node.op_type)
-    return first is None or index < first or (first == 0 and index > 0)
+    return first is None or index < first or (first == 0 and index == 1)  # the indices of a table
 
 
 def _cache(config: PreTrainedConfig, dtype: torch.dtype, length: int) -> int:

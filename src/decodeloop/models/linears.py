@@ -6,6 +6,8 @@ from typing import Protocol
 
 import torch
 
+from decodeloop.models.spread import local
+
 
 class HasWeights(Protocol):
     """A linear layer, or the description of one."""
@@ -22,6 +24,6 @@ def joined_bias(*layers: HasWeights) -> torch.Tensor | None:
     """The biases of layers whose products are merged, zero where there is none; None if no layer has one."""
     if all(layer.bias is None for layer in layers):
         return None
-    return torch.cat(
-        [layer.weight.new_zeros(layer.out_features) if b is None else b for layer in layers for b in [layer.bias]]
-    )
+    weights = [local(layer.weight) for layer in layers]
+    pairs = zip(weights, (layer.bias for layer in layers), strict=True)
+    return torch.cat([w.new_zeros(len(w)) if bias is None else local(bias) for w, bias in pairs])

@@ -19,13 +19,14 @@ from transformers import PreTrainedModel
 
 from decodeloop.engines.kernels import products
 from decodeloop.models.linears import joined_bias
+from decodeloop.models.spread import is_split, local
 
 
 class Product:
     """The linear layers of one input as one product, ``[..., in] -> [..., sum of out]``; kept while it is asked for."""
 
     def __init__(self, layers: list[nn.Linear]) -> None:
-        weights = [layer.weight.detach() for layer in layers]
+        weights = [local(layer.weight).detach() for layer in layers]
         self.weight = torch.cat(weights) if len(weights) > 1 else weights[0].contiguous()
         self.bias = joined_bias(*layers)
         self.linear = linear_for(self.weight.device)
@@ -73,7 +74,7 @@ def with_merged_linears(model: PreTrainedModel) -> PreTrainedModel:
         layers = [layer for layer in map(model.get_submodule, names) if isinstance(layer, nn.Linear)]  # they all are
         product, stop = Product(layers), 0
         for name, layer in zip(names, layers, strict=True):
-            start, stop = stop, stop + layer.out_features
+            start, stop = stop, stop + len(local(layer.weight))
             columns = Columns(product, slice(start, stop), first=name == names[0], last=name == names[-1])
             merged.set_submodule(name, columns)
     return merged
@@ -84,14 +85,16 @@ def linears_by_input(model: PreTrainedModel) -> list[list[str]]:
     """The names of plain linear layers that are called once, in that order, for each tensor that they are given."""
     inputs: dict[int, tuple[torch.Tensor, list[str]]] = {}  # the tensor itself too: else its id would be given again
 
-    def note(name: str, x: torch.Tensor) -> None:
-        inputs.setdefault(id(x), (x, []))[1].append(name)
+    def note(name: str, x: torch.Tensor, y: torch.Tensor) -> None:
+        if y.shape[-1] == len(local(plain[name].weight)):  # else it was gathered from several ranks
+            inputs.setdefault(id(x), (x, []))[1].append(name)
 
     def hook(name: str) -> Any:
-        return lambda module, arguments: note(name, *arguments)
+        return lambda module, arguments, output: note(name, arguments[0], output)
 
-    plain = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
-    hooks = [module.register_forward_pre_hook(hook(name)) for name, module in plain.items()]
+    linears = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+    plain = {name: module for name, module in linears.items() if is_split(module)}
+    hooks = [module.register_forward_hook(hook(name)) for name, module in plain.items()]
     try:
         model(torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)
     finally:
