@@ -119,15 +119,13 @@ class OneOf:
         return scores + banned
 
 
-batch = encode(reviews)
-length = batch["input_ids"].shape[1]
-verdicts = read(answer(batch, OneOf(["good", "bad"], length)))
+some = reviews[::4] if FAST else reviews[::9]
+few, right = encode(some), [verdict for _, verdict in some]
+length = few["input_ids"].shape[1]
+verdicts = read(answer(few, OneOf(["good", "bad"], length)))
 assert set(verdicts) <= {"good", "bad"}
-print(f"{len(verdicts)} of {len(reviews)} answers are valid")
-right = [
-    said == verdict for said, (_, verdict) in zip(verdicts, reviews, strict=True)
-]
-print(f"{sum(right)} are right")
+hits = sum(a == b for a, b in zip(verdicts, right, strict=True))
+print(f"all {len(right)} answers are valid, and {hits} are right")
 
 # %%
 # Valid is not right. What constrains an answer knows nothing of reviews.
@@ -178,10 +176,10 @@ schema = {
     "type": "object",
     "properties": {
         "item": {"type": "string", "maxLength": 12},
-        "good": {"type": "boolean"},
+        "verdict": {"enum": ["good", "bad"]},
         "stars": {"type": "integer", "minimum": 1, "maximum": 5},
     },
-    "required": ["item", "good", "stars"],
+    "required": ["item", "verdict", "stars"],
     "additionalProperties": False,
     "x-guidance": {"whitespace_flexible": False},  # no endless spaces
 }
@@ -200,25 +198,26 @@ def is_valid(kind, text):
         return False
     return (
         isinstance(said, dict)
-        and list(said) == ["item", "good", "stars"]
+        and list(said) == ["item", "verdict", "stars"]
         and len(said["item"]) <= 12
-        and isinstance(said["good"], bool)
+        and said["verdict"] in ("good", "bad")
         and said["stars"] in (1, 2, 3, 4, 5)
     )
 
 
-few = encode(reviews[::9])
 rules = {kind: Follows(grammar) for kind, grammar in grammars.items()}
 tokens = {kind: answer(few, rule) for kind, rule in rules.items()}
 said = {kind: read(new) for kind, new in tokens.items()}
-said["JSON schema"] = read(answer(batch, Follows(grammars["JSON schema"])))
+said["JSON schema"] = read(
+    answer(encode(reviews), Follows(grammars["JSON schema"]))
+)
 free = read(answer(few, most=24))
 valid = pandas.DataFrame(index=grammars)
 for kind, texts in said.items():
-    right = sum(is_valid(kind, text) for text in texts)
+    followed = sum(is_valid(kind, text) for text in texts)
     by_itself = sum(is_valid(kind, text) for text in free)
     valid.loc[kind, "prompts"] = len(texts)
-    valid.loc[kind, "valid (%)"] = 100 * right / len(texts)
+    valid.loc[kind, "valid (%)"] = 100 * followed / len(texts)
     valid.loc[kind, "without it (%)"] = 100 * by_itself / len(free)
 assert (valid["valid (%)"] == 100).all()
 print(*texts[:: len(texts) // 4], sep="\n")
@@ -294,9 +293,9 @@ cost.round(3)
 
 example = (
     "Review: The tea was fine.\nVerdict:\n"
-    '{"item":"The tea","good":true,"stars":4}\n'
+    '{"item":"The tea","verdict":"good","stars":4}\n'
 )
-batches = {"not asked for": few, "with an example": encode(reviews[::9], example)}
+batches = {"not asked for": few, "with an example": encode(some, example)}
 shown = Follows(grammars["JSON schema"])
 forced = {
     "not asked for": tokens["JSON schema"],
@@ -338,10 +337,9 @@ def log_probability(batch, new):
     return found[ends.cumsum(-1) - ends == 0].mean().item()  # padding left out
 
 
-right = [verdict == "good" for _, verdict in reviews[::9]]
 agreement = pandas.DataFrame(index=batches)
 for way, batch in batches.items():
-    found = [json.loads(text)["good"] for text in read(forced[way])]
+    found = [json.loads(text)["verdict"] for text in read(forced[way])]
     hits = sum(a == b for a, b in zip(found, right, strict=True))
     free = answer(batch, most=16)
     agreement.loc[way, "forced (nats/token)"] = log_probability(
