@@ -119,15 +119,13 @@ class OneOf:
         return scores + banned
 
 
-batch = encode(reviews)
-length = batch["input_ids"].shape[1]
-verdicts = read(answer(batch, OneOf(["good", "bad"], length)))
+some = reviews[::4] if FAST else reviews[::9]
+few, right = encode(some), [verdict for _, verdict in some]
+length = few["input_ids"].shape[1]
+verdicts = read(answer(few, OneOf(["good", "bad"], length)))
 assert set(verdicts) <= {"good", "bad"}
-print(f"{len(verdicts)} of {len(reviews)} answers are valid")
-right = [
-    said == verdict for said, (_, verdict) in zip(verdicts, reviews, strict=True)
-]
-print(f"{sum(right)} are right")
+hits = sum(a == b for a, b in zip(verdicts, right, strict=True))
+print(f"all {len(right)} answers are valid, and {hits} are right")
 
 # %%
 # Valid is not right. What constrains an answer knows nothing of reviews.
@@ -177,11 +175,11 @@ class Follows:
 schema = {
     "type": "object",
     "properties": {
-        "about": {"type": "string", "maxLength": 12},
+        "item": {"type": "string", "maxLength": 12},
         "verdict": {"enum": ["good", "bad"]},
         "stars": {"type": "integer", "minimum": 1, "maximum": 5},
     },
-    "required": ["about", "verdict", "stars"],
+    "required": ["item", "verdict", "stars"],
     "additionalProperties": False,
     "x-guidance": {"whitespace_flexible": False},  # no endless spaces
 }
@@ -200,28 +198,27 @@ def is_valid(kind, text):
         return False
     return (
         isinstance(said, dict)
-        and list(said) == ["about", "verdict", "stars"]
-        and len(said["about"]) <= 12
+        and list(said) == ["item", "verdict", "stars"]
+        and len(said["item"]) <= 12
         and said["verdict"] in ("good", "bad")
         and said["stars"] in (1, 2, 3, 4, 5)
     )
 
 
-few = encode(reviews[::9])
-said = {
-    "regular expression": read(
-        answer(few, Follows(grammars["regular expression"]))
-    ),
-    "JSON schema": read(answer(batch, Follows(grammars["JSON schema"]))),
-}
-free = read(answer(few))
+rules = {kind: Follows(grammar) for kind, grammar in grammars.items()}
+tokens = {kind: answer(few, rule) for kind, rule in rules.items()}
+said = {kind: read(new) for kind, new in tokens.items()}
+said["JSON schema"] = read(
+    answer(encode(reviews), Follows(grammars["JSON schema"]))
+)
+free = read(answer(few, most=24))
 valid = pandas.DataFrame(index=grammars)
 for kind, texts in said.items():
-    followed = [is_valid(kind, text) for text in texts]
-    by_itself = [is_valid(kind, text) for text in free]
+    followed = sum(is_valid(kind, text) for text in texts)
+    by_itself = sum(is_valid(kind, text) for text in free)
     valid.loc[kind, "prompts"] = len(texts)
-    valid.loc[kind, "valid (%)"] = 100 * sum(followed) / len(texts)
-    valid.loc[kind, "without it (%)"] = 100 * sum(by_itself) / len(free)
+    valid.loc[kind, "valid (%)"] = 100 * followed / len(texts)
+    valid.loc[kind, "without it (%)"] = 100 * by_itself / len(free)
 assert (valid["valid (%)"] == 100).all()
 print(*texts[:: len(texts) // 4], sep="\n")
 valid.round(1)
@@ -238,9 +235,9 @@ graph = Path(folder.name, "model.onnx")
 on_cpu = loaded if device.type == "cpu" else decodeloop.load(name, device="cpu")
 decodeloop.export_onnx(on_cpu, graph, exporter="fused")
 decoder = decodeloop.OnnxDecoder(graph, device="cpu")
-for grammar in grammars.values():
+for kind, grammar in grammars.items():
     onnx = answer(few, Follows(grammar), decoder.generate)
-    assert torch.equal(onnx, answer(few, Follows(grammar)))
+    assert torch.equal(onnx, tokens[kind])
 print(f"{len(onnx)} answers to each grammar are the same, token by token")
 
 # %%
@@ -261,7 +258,7 @@ makers = {
     "regular expression": lambda: Follows(letters),
     "JSON schema": lambda: Follows(numbers),
 }
-most = 8 if FAST else 24
+most = 24
 
 
 def generate(k, rules=()):
@@ -284,7 +281,7 @@ def followed_again(make_rule):
 runs = {kind: followed_again(make_rule) for kind, make_rule in makers.items()}
 runs["the model's step"] = generate
 timings = decodeloop.prefill_and_decode_all(runs, most)
-cost = timings.table().drop(columns="tokens/s")
+cost = timings.table()[["first token (ms)", "next token (ms)"]]
 cost.round(3)
 
 # %%
@@ -296,20 +293,26 @@ cost.round(3)
 
 example = (
     "Review: The tea was fine.\nVerdict:\n"
-    '{"about":"The tea","verdict":"good","stars":4}\n'
+    '{"item":"The tea","verdict":"good","stars":4}\n'
 )
-prompts = {
-    "not asked for": few,
-    "shown an example": encode(reviews[::9], before=example),
+batches = {"not asked for": few, "with an example": encode(some, example)}
+shown = Follows(grammars["JSON schema"])
+forced = {
+    "not asked for": tokens["JSON schema"],
+    "with an example": answer(batches["with an example"], shown),
 }
-allowed, tokens = {}, {}
-for way, batch in prompts.items():
-    rule = Follows(grammars["JSON schema"])
-    tokens[way] = answer(batch, rule)
-    allowed[way] = torch.stack(rule.allowed).nanmedian(dim=1).values
-    assert all(is_valid("JSON schema", text) for text in read(tokens[way]))
-
-allowed = pandas.DataFrame({way: pandas.Series(p) for way, p in allowed.items()})
+assert all(
+    is_valid("JSON schema", text) for text in read(forced["with an example"])
+)
+allowed = {
+    "not asked for": rules["JSON schema"].allowed,
+    "with an example": shown.allowed,
+}
+allowed = {
+    way: pandas.Series(torch.stack(steps).nanmedian(dim=1).values)
+    for way, steps in allowed.items()
+}
+allowed = pandas.DataFrame(allowed)
 ax = allowed.clip(lower=1e-6).plot(logy=True, style=["o-", "s-"])
 ax.set(title="How likely was what the schema allowed?", xlabel="step")
 ax.set_ylabel("probability of all allowed tokens")
@@ -334,15 +337,14 @@ def log_probability(batch, new):
     return found[ends.cumsum(-1) - ends == 0].mean().item()  # padding left out
 
 
-right = [verdict for _, verdict in reviews[::9]]
-agreement = pandas.DataFrame(index=prompts)
-for way, batch in prompts.items():
-    found = [json.loads(text)["verdict"] for text in read(tokens[way])]
+agreement = pandas.DataFrame(index=batches)
+for way, batch in batches.items():
+    found = [json.loads(text)["verdict"] for text in read(forced[way])]
     hits = sum(a == b for a, b in zip(found, right, strict=True))
-    agreement.loc[way, "forced (nats/token)"] = log_probability(
-        batch, tokens[way]
-    )
     free = answer(batch, most=16)
+    agreement.loc[way, "forced (nats/token)"] = log_probability(
+        batch, forced[way]
+    )
     agreement.loc[way, "by itself (nats/token)"] = log_probability(batch, free)
     agreement.loc[way, "right (%)"] = 100 * hits / len(right)
 agreement.round(2)
