@@ -12,6 +12,7 @@ from benchmark_page import write_benchmarks  # noqa: E402
 from book import complete_recorded  # noqa: E402
 from measured import PeakMemory, beside  # noqa: E402
 from measured_on import write_page  # noqa: E402
+from which_page import write_measured  # noqa: E402
 
 project = "decodeloop"
 author = "the decodeloop authors"
@@ -90,7 +91,7 @@ html_css_files = ["book.css"]
 html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sourcelink = False
-no_sidebar = ("index", "how_we_measure", "measured_on", "benchmarks", "auto_gallery/index")
+no_sidebar = ("index", "which", "how_we_measure", "measured_on", "benchmarks", "auto_gallery/index")
 html_sidebars = {page: [] for page in no_sidebar}
 html_theme_options = {
     "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": "decodeloop"},
@@ -122,5 +123,6 @@ html_context = {
 def setup(app):
     app.connect("builder-inited", lambda app: write_page(Path(app.srcdir)))
     app.connect("builder-inited", lambda app: write_benchmarks(Path(app.srcdir)))
+    app.connect("builder-inited", lambda app: write_measured(Path(app.srcdir)))
     app.connect("builder-inited", complete_recorded, priority=400)  # before Sphinx-Gallery looks at the pages
     app.connect("source-read", beside)
