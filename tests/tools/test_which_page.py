@@ -56,15 +56,17 @@ def test_the_later_run_counts_and_a_busy_machine_is_another(recorded):
 def test_the_fastest_of_each_kind_is_named_with_its_gain(recorded):
     rows = [("generate", [8], {}), ("torch", [4], {}), ("torch compiled", [2], {}), ("onnx fused int4", [1], {})]
     text = which_page.fastest(which_page.measured_cases(recorded(*rows)))
-    assert "4.00 × (torch compiled)" in text and "8.00 × (onnx fused int4)" in text and "×" in text
-    assert "2.00 × (torch)" not in text
+    assert "4 × (torch compiled)" in text
+    assert "8 × (onnx fused int4)" in text
+    assert "2 × (torch)" not in text
     assert "125" in text  # generate's tokens per second
 
 
 def test_without_a_record_the_page_says_so(tmp_path):
     which_page.write_measured(tmp_path, tmp_path)
     text = (tmp_path / which_page.INCLUDED).read_text()
-    assert "No run has been recorded yet." in text and text.count("not yet") == len(which_page.read_rules())
+    assert "No run has been recorded yet." in text
+    assert text.count("not yet") == len(which_page.read_rules())
 
 
 @pytest.mark.parametrize("rule", which_page.read_rules(), ids=lambda rule: f"{rule['faster']} - {rule['slower']}")
