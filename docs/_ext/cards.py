@@ -1,13 +1,10 @@
 """The list of the pages, ``gallery/index.rst``: a line for each, which becomes its card and its place in the menus."""
 
-import re
 from pathlib import Path
 
-from recorded import ROOT
+from page_list import face, listed
 from sphinx.util.docutils import SphinxDirective
 
-TITLE = re.compile(r"^(=+)\n(.+)\n\1$", flags=re.MULTILINE)
-DRAWING = re.compile(r"/drawings/[\w-]+\.svg")
 CARD = """\
    .. grid-item-card:: {number}. {title}
       :link: sphx_glr_auto_gallery_{page}.py
@@ -42,22 +39,3 @@ class Pages(SphinxDirective):
         if self.env.docname.startswith("auto_gallery/"):
             text += f".. toctree::\n   :hidden:\n   :caption: {section}\n\n" + "".join(f"   {page}\n" for page in pages)
         return self.parse_text_to_nodes(text)
-
-
-def listed(lines) -> dict[str, str]:
-    """What each page is about, by its name; a text may go on in further lines."""
-    pages: dict[str, str] = {}
-    for line in filter(None, map(str.strip, lines)):
-        if begins := re.match(r"(plot_\w+): (.+)", line):
-            page, pages[begins[1]] = begins[1], begins[2]
-        else:
-            pages[page] += f" {line}"
-    return pages
-
-
-def face(page: str, script: Path, gallery: Path = ROOT / "gallery") -> tuple[str, str]:
-    """A page's title, and the image that stands for it: also where the page was recorded before it had a drawing."""
-    shown, now = (path.read_text(encoding="utf-8") for path in (script, gallery / script.name))
-    drawing = DRAWING.search(shown) or DRAWING.search(now)
-    plot = f"/auto_gallery/images/thumb/sphx_glr_{page}_thumb.png"
-    return TITLE.search(shown)[2].strip(), drawing[0] if drawing else plot
