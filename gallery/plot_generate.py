@@ -59,8 +59,7 @@ prompt = '''def print_prime(n):
    """
    Print all primes between 1 and n
    """'''
-inputs = tokenizer(prompt, return_tensors="pt", return_attention_mask=False)
-input_ids = inputs.input_ids.to(model.device)
+input_ids = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)
 print([tokenizer.decode(token) for token in input_ids[0, :12]], "...")
 print(string_type(input_ids, with_shape=True, with_min_max=True))
 

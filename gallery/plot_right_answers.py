@@ -9,6 +9,12 @@ Which choice gives right answers?
 that cut off unlikely ones. Which of them gives right answers? A program can be run, so this page lets a model write
 programs in each of these ways, runs them, and counts how many are right and how many are different.
 
+.. image:: /drawings/run-and-check.svg
+   :alt: The head of a function goes into a model, which answers it in three ways. Greedy gives one answer, which passes
+         the check. Four answers at a low temperature are mostly right and mostly the same text. Four at a high
+         temperature are four different texts, of which one passes.
+   :class: drawing
+
 Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. The model runs in float32, on a GPU too:
 rounding is then too small to change which token is drawn.
 """
@@ -24,7 +30,9 @@ import decodeloop
 from decodeloop import Sampler
 
 FAST = decodeloop.unit_test_going()  # fewer answers, the same code
-samples = 4 if FAST else 12
+samples, temperatures = 12, [1.0, 1.5, 2.0]
+if FAST:
+    samples, temperatures = 4, [1.0, 2.0]
 loaded = decodeloop.load(dtype="float32")
 model, tokenizer = loaded.model, loaded.tokenizer
 print(f"{loaded.name} model, {loaded.weights} weights, on {model.device}")
@@ -136,9 +144,9 @@ pandas.DataFrame(results).T.round(1)
 # Draw, with and without a tail
 # =============================
 #
-# Now we draw tokens, at rising :term:`temperature`, with no rule and with each of the rules that cut off the tail.
-# *Different* is the average number of different texts among the answers to an exercise. An exercise is *solved* if at
-# least one of its answers is right.
+# Now we draw tokens, at rising :term:`temperature`, with no rule and with each of the rules that cut off the *tail*,
+# the many tokens with next to no probability. *Different* is the average number of different texts among the answers to
+# an exercise. An exercise is *solved* if at least one of its answers is right.
 
 rules = {
     "no rule": {},
@@ -148,7 +156,7 @@ rules = {
 }
 drawn = {}
 for name, rule in rules.items():
-    for temperature in (1.0, 1.5, 2.0):
+    for temperature in temperatures:
         sampler = Sampler(temperature=temperature, seed=0, **rule)
         drawn[name, temperature] = count(sampler, samples)
 
