@@ -40,6 +40,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 1,
         "max_position_embeddings": 1024,
     },
+    "Xenova/llama2.c-stories110M": _LLAMA  # small enough for two cores, large enough that reading it from memory counts
+    | {
+        "vocab_size": 32000,
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+    },
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": _LLAMA
     | {
         "vocab_size": 32000,
