@@ -9,9 +9,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT / folder) for folder in ("docs/_ext", "tools/site", "benchmarks", "src")]
 from benchmark_page import write_benchmarks  # noqa: E402
-from book import complete_recorded  # noqa: E402
+from book import complete_pages, join_image_options  # noqa: E402
+from drawing import write_drawings  # noqa: E402
 from measured import PeakMemory, beside  # noqa: E402
 from measured_on import write_page  # noqa: E402
+from which_page import write_measured  # noqa: E402
 
 project = "decodeloop"
 author = "the decodeloop authors"
@@ -77,6 +79,7 @@ sphinx_gallery_conf = {
     "recommender": {"enable": True, "n_examples": 3, "min_df": 1, "rubric_header": "Related pages"},
     "remove_config_comments": True,
     "image_srcset": ["2x"],
+    "notebook_images": True,  # a notebook stands alone, with its drawing in it
     "junit": "../junit.xml",
     "show_signature": False,
     "write_computation_times": False,  # each page ends with its own
@@ -90,7 +93,7 @@ html_css_files = ["book.css"]
 html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sourcelink = False
-no_sidebar = ("index", "how_we_measure", "measured_on", "benchmarks", "auto_gallery/index")
+no_sidebar = ("index", "which", "how_we_measure", "measured_on", "benchmarks", "auto_gallery/index")
 html_sidebars = {page: [] for page in no_sidebar}
 html_theme_options = {
     "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": "decodeloop"},
@@ -122,5 +125,9 @@ html_context = {
 def setup(app):
     app.connect("builder-inited", lambda app: write_page(Path(app.srcdir)))
     app.connect("builder-inited", lambda app: write_benchmarks(Path(app.srcdir)))
-    app.connect("builder-inited", complete_recorded, priority=400)  # before Sphinx-Gallery looks at the pages
+    app.connect("builder-inited", lambda app: write_measured(Path(app.srcdir)))
+    # Before Sphinx-Gallery looks at the pages, whose notebooks hold the drawings:
+    join_image_options()
+    app.connect("builder-inited", lambda app: write_drawings(Path(app.srcdir)), priority=300)
+    app.connect("builder-inited", complete_pages, priority=400)
     app.connect("source-read", beside)
