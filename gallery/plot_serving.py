@@ -24,14 +24,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from statistics import median
 
 import pandas
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers.utils.logging import disable_progress_bar
 
 import decodeloop
 
+disable_progress_bar()
 FAST = decodeloop.unit_test_going()  # fewer and shorter runs, the same code
 device = "cuda" if torch.cuda.is_available() else "cpu"
 small = decodeloop.load(dtype="float32")
@@ -204,33 +207,23 @@ for _ in range(2):  # the first run warms up
     begin = time.perf_counter()
     outputs = engine.generate(prompts, hows, use_tqdm=False)
     seconds = time.perf_counter() - begin
-print(json.dumps([seconds, [list(o.outputs[0].token_ids) for o in outputs]]))
+tokens = [list(output.outputs[0].token_ids) for output in outputs]
+json.dump([seconds, tokens], open(f"{folder}/said.json", "w"))
 """
 
 
 def by_vllm(loaded):
-    options = {
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "max_model_len": 256,
-    }
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    options = {"dtype": dtype, "max_model_len": 256}
     options |= {"gpu_memory_utilization": 0.5, "enable_prefix_caching": False}
     options |= {"skip_tokenizer_init": True, "enforce_eager": device == "cpu"}
     users = {"texts": texts.tolist(), "lengths": lengths}
     with tempfile.TemporaryDirectory() as folder:
         loaded.model.save_pretrained(folder)
-        command = [
-            sys.executable,
-            "-c",
-            VLLM,
-            folder,
-            *map(json.dumps, (options, users)),
-        ]
-        said = subprocess.run(
-            command, capture_output=True, text=True, timeout=600
-        )
-    if said.returncode:
-        raise RuntimeError(f"vLLM cannot run here: {said.stderr.strip()[-300:]}")
-    return json.loads(said.stdout.splitlines()[-1])
+        given = VLLM, folder, json.dumps(options), json.dumps(users)
+        run = subprocess.run([sys.executable, "-c", *given], capture_output=True)
+        assert run.returncode == 0, run.stderr.decode()[-500:]
+        return json.loads(Path(folder, "said.json").read_text())
 
 
 if importlib.util.find_spec("vllm") is None:
