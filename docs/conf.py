@@ -29,6 +29,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
+    "finish",
 ]
 suppress_warnings = ["sphinx_gallery.space_in_filename"]  # it means any folder above a page, too
 templates_path = [str(HERE / "_templates")]
@@ -71,7 +72,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "reset_modules": ("matplotlib", "book.start_afresh"),
     "reset_modules_order": "both",
-    "image_scrapers": ("matplotlib", "measured.keep_facts"),
+    "image_scrapers": ("alt_text.scrape", "measured.keep_facts"),
     "show_memory": PeakMemory(),
     "backreferences_dir": "auto_gallery/backreferences",
     "doc_module": ("decodeloop",),
@@ -90,6 +91,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "decodeloop"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_js_files = ["book.js"]
 html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sourcelink = False
