@@ -113,6 +113,19 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def notebooks(session: nox.Session) -> None:
+    """The notebooks of a built site, each from an empty folder, with the package from a wheel; `-- plot_x` picks."""
+    folder = Path(session.create_tmp()) / "wheel"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier version
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")
+    (wheel,) = map(str, folder.glob("*.whl"))
+    session.install("--force-reinstall", "--no-deps", wheel)
+    extras = f"{wheel}[{onnxruntime_extra()},gguf,grammar]"
+    session.install(extras, *nox.project.dependency_groups(PROJECT, "notebooks"), "-c", "constraints.txt")
+    session.run("python", "tools/site/notebooks.py", *session.posargs)
+
+
+@nox.session(default=False)
 def browser(session: nox.Session) -> None:
     """Look at a built site in an installed Chromium, on a phone and a desk, light and dark; `-- SITE` names which."""
     session.install(*nox.project.dependency_groups(PROJECT, "browser"), "-c", "constraints.txt")

@@ -30,6 +30,7 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "finish",
+    "downloads",
 ]
 suppress_warnings = ["sphinx_gallery.space_in_filename"]  # it means any folder above a page, too
 templates_path = [str(HERE / "_templates")]
@@ -87,6 +88,8 @@ sphinx_gallery_conf = {
     "download_all_examples": True,
 }
 
+# Where the site is published: what notebooks link to, and what a search engine is told. Empty if it is nowhere.
+html_baseurl = os.environ.get("DECODELOOP_SITE", "https://decodeloop.github.io/decodeloop/")
 html_theme = "pydata_sphinx_theme"
 html_title = "decodeloop"
 html_static_path = ["_static"]

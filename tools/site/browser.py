@@ -19,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from links import broken_links
+from notebooks import newest_site
 from recorded import ROOT
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -136,8 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="the pages of source code (_modules), too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all finds there")
     options = parser.parse_args(arguments)
-    built = sorted((ROOT / "docs" / "_build").glob("*/html/index.html"), key=lambda path: path.stat().st_mtime)
-    site = options.site or (built[-1].parent if built else None)
+    site = options.site or newest_site()
     if site is None or not (site / "index.html").exists():
         parser.error("no built site there: nox -s docs -- --fast builds one.")
     program = find_browser()
