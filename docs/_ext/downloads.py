@@ -36,6 +36,9 @@ plt.show()
 """
 
 
+given: dict[Path, str] = {}  # the scripts as they were run
+
+
 def write_downloads(app, env) -> None:
     """Write the downloads of all pages anew, before Sphinx copies them to the site."""
     from sphinx_gallery.downloads import generate_zipfiles
@@ -51,9 +54,16 @@ def write_downloads(app, env) -> None:
         blocks = split_code_and_text_blocks(script)[1]
         notebook = script.with_suffix(".ipynb")
         save_notebook(notebook_of(script.stem, blocks, site, conf, times(script.stem, folder)), notebook)
-        script.write_text(script_of(script.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+        given[script] = source = script.read_text(encoding="utf-8")
+        script.write_text(script_of(source, blocks), encoding="utf-8")
         zip_files([str(script), str(notebook)], script.with_suffix(".zip"), folder)
     generate_zipfiles(folder, app.srcdir, conf.sphinx_gallery_conf)
+
+
+def restore_scripts(app, exception) -> None:
+    """Leave the scripts as they were run, which is how Sphinx-Gallery knows that it need not run them again."""
+    for script, source in given.items():
+        script.write_text(source, encoding="utf-8")
 
 
 def notebook_of(page: str, blocks: list, site: Site, conf, times: str) -> dict:
@@ -118,4 +128,5 @@ def quiet(code: str) -> str:
 
 def setup(app) -> dict:
     app.connect("env-updated", write_downloads)
+    app.connect("build-finished", restore_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -16,6 +16,13 @@ SIGNATURE = re.compile(r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", re.DOTALL)
 DEFINITION = re.compile(r"(</?)dd>")
 SEARCH = re.compile(r'(<button type="button" class="btn search-button-field[^>]*?) aria-label="[^"]*"')
 PLOT = re.compile(r'<img (?P<before>[^>]*?src="(?P<src>[^"]*\.png)"[^>]*?)\s*/?>')
+OUTPUT = re.compile(
+    r'<div class="sphx-glr-script-out highlight-none notranslate"><div class="highlight"><pre>.*?</pre></div>\s*</div>',
+    re.DOTALL,
+)
+#: A link from source code to the reference, whose page names what it is of.
+REFERENCE = re.compile(r'(href="[./]*generated/(?P<page>[\w.]+)\.html)#(?!(?P=page)\b)[\w.]+"')
+LONGEST = 24  # lines of an output that is shown at once
 #: Plots that the pages or the build drew: by their files' names, so that those in a text written by hand count too.
 DRAWN = re.compile(r"/(sphx_glr_plot_\w+?_\d{3}|(measured_on|benchmarks)_[\w-]+)\.png$")
 
@@ -31,8 +38,19 @@ def finish(text: str, page: Path) -> str:
     # A long signature, one parameter a line, is no list of definitions.
     text = SIGNATURE.sub(lambda found: '<ul class="signature">' + DEFINITION.sub(r"\1li>", found[1]) + "</ul>", text)
     # The button shows "Search" and the keys, and is read out as it is shown.
-    text = SEARCH.sub(r"\1", text)
+    text = SEARCH.sub(r'\1 aria-label="Search Ctrl+K"', text)
+    text = OUTPUT.sub(folded, text)
+    # An object that is imported elsewhere has its place under one of its names.
+    text = REFERENCE.sub(r'\1"', text) if "_modules" in page.parts else text
     return PLOT.sub(lambda found: plot(found, page), text)
+
+
+def folded(found: re.Match) -> str:
+    """A long output behind a line that says how long it is."""
+    lines = found[0].count("\n")
+    if lines <= LONGEST:
+        return found[0]
+    return f'<details class="long-output"><summary>{lines} lines of output</summary>{found[0]}</details>'
 
 
 def strip(text: str) -> str:
@@ -60,6 +78,9 @@ def finish_all(app, exception) -> None:
         before = path.read_text(encoding="utf-8")
         if (after := finish(before, path)) != before:
             path.write_text(after, encoding="utf-8")
+    if address := app.config.html_baseurl:
+        robots = f"User-agent: *\nAllow: /\nDisallow: /_modules/\nSitemap: {address}sitemap.xml\n"
+        Path(app.outdir, "robots.txt").write_text(robots, encoding="utf-8")
 
 
 def escape_alt(app, doctree, document: str) -> None:

@@ -4,6 +4,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+APART = ("404.html", "_static")
+
 
 class Page(HTMLParser):
     """What a page links to, and the places in it that can be linked to."""
@@ -22,8 +24,13 @@ class Page(HTMLParser):
 
 
 def broken_links(site: Path) -> list[str]:
-    """A line for each link from a page of the site to the site that leads nowhere."""
-    pages = {path.resolve(): Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
+    """A line for each link from a page of the site to the site that leads nowhere.
+
+    Without the theme's templates, and without 404.html, which is shown in place of any page, so that its links begin
+    where the site is published.
+    """
+    paths = [path for path in sorted(site.rglob("*.html")) if path.relative_to(site).parts[0] not in APART]
+    pages = {path.resolve(): Page(path.read_text(encoding="utf-8")) for path in paths}
     broken = []
     for path, page in pages.items():
         for target in dict.fromkeys(page.targets):
