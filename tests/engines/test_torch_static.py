@@ -42,6 +42,21 @@ def test_a_compiled_step_writes_the_same_with_fewer_products(name, products, req
     assert seen == [products]
 
 
+def test_every_size_is_compiled_however_many_there_were_before(llama, monkeypatch):
+    seen, most = [], torch._dynamo.config.recompile_limit  # of one function, after which torch runs it as it is
+
+    def backend(graph, inputs):
+        seen.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    decoder, ids = TorchDecoder(llama, compile=True), prompt_ids(1, 4)
+    for rows in range(1, most + 3):
+        many = ids.repeat(rows, 1)
+        assert torch.equal(decoder.generate(many, max_new_tokens=3), generate(llama, many, max_new_tokens=3))
+        assert len(seen) == rows
+
+
 def test_merged_layers_leave_the_model_as_it_was_and_share_its_other_weights(llama):
     before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
     first = llama.model.layers[0]
