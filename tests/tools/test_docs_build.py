@@ -169,6 +169,7 @@ def test_debris_fails_the_build(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build, "fingerprint", lambda device: {})
     monkeypatch.setattr(build, "prepare", lambda *arguments: None)
     monkeypatch.setattr(build, "check_html", lambda *arguments: ["plot_a.html:1: a traceback"])
+    monkeypatch.setattr(build, "write_markdown", lambda *arguments: None)
     monkeypatch.setattr(build.subprocess, "run", fake := FakeSphinx())
     assert build.main(["--fast", "-j", "2"]) == 1
     assert "a traceback" in capsys.readouterr().out
@@ -176,6 +177,9 @@ def test_debris_fails_the_build(tmp_path, monkeypatch, capsys):
     assert fake.environment["TQDM_DISABLE"] == "1"
     assert fake.command[1:5] == ["-m", "sphinx", "-b", "html"]
     assert {"-W", "-j", "2"} <= set(fake.command)
+    assert build.main(["--only", "plot_a.py"]) == 1  # what other pages show of it may not be there: no -W
+    assert r"sphinx_gallery_conf.filename_pattern=/plot_a\.py" in fake.command
+    assert "-W" not in fake.command
     fake.returncode = 2
     assert build.main([]) == 2
     assert fake.environment["UNITTEST_GOING"] == os.environ.get("UNITTEST_GOING", "0")
