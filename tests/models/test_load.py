@@ -132,16 +132,19 @@ def test_a_known_shape_needs_no_network():
     )
 
 
-def test_phi_1_5_has_its_published_size():
+def test_a_known_shape_has_its_published_size():
     from transformers import AutoModelForCausalLM
 
     from decodeloop.models.shapes import published_shape
 
+    sizes = {"microsoft/phi-1_5": 1_418_270_720, "Xenova/llama2.c-stories110M": 109_529_856}
+    for name, size in (sizes | {"meta-llama/Llama-3.1-8B": 8_030_261_248}).items():
+        config, _ = published_shape(name)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        assert sum(p.numel() for p in model.parameters()) == size, name
     config, generation = published_shape("microsoft/phi-1_5")
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    assert sum(p.numel() for p in model.parameters()) == 1_418_270_720
-    assert model.config.rope_parameters["partial_rotary_factor"] == 0.5
+    assert config.rope_parameters["partial_rotary_factor"] == 0.5
     assert generation.eos_token_id == 50256
 
 

@@ -40,6 +40,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 1,
         "max_position_embeddings": 1024,
     },
+    "Xenova/llama2.c-stories110M": _LLAMA  # small enough for two cores, large enough that reading it from memory counts
+    | {
+        "vocab_size": 32000,
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+    },
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": _LLAMA
     | {
         "vocab_size": 32000,
@@ -69,6 +79,27 @@ SHAPES: dict[str, dict[str, Any]] = {
             "original_max_position_embeddings": 8192,
         },
         "tie_word_embeddings": True,
+        "bos_token_id": 128000,
+        "eos_token_id": 128001,
+        "dtype": "bfloat16",
+    },
+    "meta-llama/Llama-3.1-8B": _LLAMA
+    | {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
         "bos_token_id": 128000,
         "eos_token_id": 128001,
         "dtype": "bfloat16",

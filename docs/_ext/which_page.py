@@ -1,0 +1,93 @@
+"""What the page "Which should I use?" takes from the recorded benchmarks: its rules, counted, and who was fastest."""
+
+import tomllib
+from collections import defaultdict
+from pathlib import Path
+
+from as_table import number
+from measured import list_table
+from measurements import BASE, LIMIT, NEXT, RESULTS, read
+
+RULES = Path(__file__).parents[1] / "which.toml"
+INCLUDED = "which_measured.inc"
+#: The table's columns, and the engines of which each shows the fastest.
+GROUPS = {
+    "PyTorch": ("torch", "torch static", "torch compiled"),
+    "ONNX, the model's own numbers": ("onnx dynamo", "onnx fused no graph", "onnx fused"),
+    "8 bits": ("onnx fused int8",),
+    "4 bits": ("onnx fused int4",),
+    "other programs": ("genai", "genai graph", "llama.cpp Q4_1"),
+}
+
+Place = tuple  # machine, model, dtype, rows, tokens of the prompt
+Cases = dict[Place, dict[tuple[str, str], dict]]  # by engine and metric, the row that was measured
+
+
+def measured_cases(results: Path = RESULTS) -> Cases:
+    """All recorded rows, those that were measured at one place together; of two runs of one row the later one."""
+    cases: Cases = defaultdict(dict)
+    runs = [(path, read(path)) for path in results.glob("*/*.json")]
+    for path, run in sorted(runs, key=lambda pair: pair[1]["provenance"]["date"]):
+        busy = run["settings"].get("busy_cores", 0)
+        machine = path.parent.name + (f", {busy} busy" if busy else "")
+        for row in run["rows"]:
+            if row["median"] is not None and row["batch"] is not None:
+                place = (machine, row["model"], row["dtype"], row["batch"], row["context"])
+                cases[place][row["engine"], row["metric"]] = row
+    return cases
+
+
+def judge(rule: dict, cases: Cases) -> dict[str, list[Place]]:
+    """The cases in which a rule ``holds``, those that ``contradict`` it, and where the runs of both ``overlap``."""
+    found: dict[str, list[Place]] = {"holds": [], "overlaps": [], "contradicts": []}
+    metric = rule.get("metric", NEXT)
+    for place, rows in cases.items():
+        if rule.get("on") == "gpu" and place[0].startswith("cpu"):
+            continue
+        if (rule["faster"], metric) in rows and (rule["slower"], metric) in rows:
+            fast, slow = rows[rule["faster"], metric], rows[rule["slower"], metric]
+            verdict = "overlaps"
+            if fast["max"] < slow["min"] or slow["max"] < fast["min"]:
+                verdict = "holds" if fast["median"] < slow["median"] else "contradicts"
+            found[verdict].append(place)
+    return found
+
+
+def read_rules(path: Path = RULES) -> list[dict]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))["rule"]
+
+
+def write_measured(source: Path, results: Path = RESULTS, rules: Path = RULES) -> None:
+    """Write what ``which.rst`` includes to a build's sources."""
+    cases = measured_cases(results)
+    lines = [["", "holds", "runs overlap", "contradicted", "measured"]]
+    for rule in read_rules(rules):
+        found = judge(rule, cases)
+        counts = [len(places) for places in found.values()]
+        machines = {place[0].split(",")[0] for places in found.values() for place in places}
+        where = f"{sum(counts)} times on {len(machines)} machine(s)" if sum(counts) else "not yet"
+        lines.append([rule["says"], *map(str, counts), where])
+    text = list_table(lines, "How often each rule held where both were measured in turns", "class: decodeloop-figures")
+    (source / INCLUDED).write_text(text + fastest(cases), encoding="utf-8")
+
+
+def fastest(cases: Cases) -> str:
+    """For each place, the fastest engine of each group: its tokens per second and those of ``generate`` in it."""
+    tables: dict[str, list[list[str]]] = {}
+    for (machine, model, dtype, batch, context), rows in sorted(cases.items(), key=lambda case: case[0]):
+        steps = {engine: row["median"] for (engine, metric), row in rows.items() if metric == NEXT and engine != LIMIT}
+        if BASE not in steps:
+            continue
+        cells = [f"{model}, {dtype}", str(batch), f"{context:,}", number(1e3 * batch / steps[BASE])]
+        for engines in GROUPS.values():
+            best = min((engine for engine in engines if engine in steps), key=steps.__getitem__, default=None)
+            cells.append("–" if best is None else f"{number(steps[BASE] / steps[best])} × ({best})")
+        tables.setdefault(machine, [["model", "rows", "prompt", "generate (tokens/s)", *GROUPS]]).append(cells)
+    if not tables:
+        return "No run has been recorded yet.\n"
+    return "".join(
+        list_table(
+            lines, f"{machine}: the fastest of each kind, in times generate's speed", "class: decodeloop-figures"
+        )
+        for machine, lines in tables.items()
+    )
