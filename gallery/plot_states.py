@@ -171,9 +171,8 @@ table.round(2)
 # ===========
 #
 # Keys and values can be cut off after any token, and a wrong guess taken back. In a state all tokens are added up, and
-# none can be taken out again. So :func:`decodeloop.crop_cache` refuses, and so does :term:`prompt lookup`
-# (:ref:`l-plot-guess-ahead`). The way out is a copy, made before. It costs the bytes of the state, whatever the length
-# of the text, and from it the text goes on as it did from the state itself.
+# none can be taken out. So :func:`decodeloop.crop_cache` refuses, and so does :term:`prompt lookup`
+# (:ref:`l-plot-guess-ahead`). The way out is a copy, made before, from which the text goes on as from the state itself.
 
 model = models["state"]
 written, cache = decodeloop.generate(model, text, return_cache=True, **options)
@@ -193,8 +192,8 @@ assert torch.equal(first, again)
 # ===================
 #
 # In a batch, shorter prompts are padded on the left (:ref:`l-plot-batch`). Attention can look past the padding at any
-# time. A state must be told of it while it reads, by the mask, since what has been added stays. With the mask, the
-# :term:`logits` of a padded row are those that it has alone; without it, the padding is part of the text.
+# time. A state must be told of it while it reads, by the mask, since what has been added stays. With the mask, a padded
+# row has the :term:`logits` that it has alone. Without it, the padding is part of the text.
 
 ids = text[0, :12].repeat(2, 1)
 mask = torch.ones_like(ids)

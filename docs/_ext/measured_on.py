@@ -66,15 +66,17 @@ def _table(machines: dict[str, dict[str, dict]]) -> str:
         rows["Time (s)"].append(number(sum(facts["time"] for facts in pages.values())))
         peak = max(facts["memory"] for facts in pages.values()) / 1024
         rows["Most GPU memory of a page (GiB)"].append(number(peak or None))
-    return list_table([["", *machines], *([label, *cells] for label, cells in rows.items())], "", "stub-columns: 1")
+    return list_table(
+        [["record", *machines], *([label, *cells] for label, cells in rows.items())], "", "stub-columns: 1"
+    )
 
 
 def _times(machines: dict[str, dict[str, dict]]) -> str:
-    rows = [["", *machines]]
+    rows = [["page", *machines]]
     for page in sorted({page for runs in machines.values() for page in runs}):
         times = (runs[page]["time"] if page in runs else None for runs in machines.values())
         rows.append([f":doc:`/auto_gallery/{page}`", *map(number, times)])
-    return list_table(rows, "Running time of each page (s)", "class: decodeloop-figures")
+    return list_table(rows, "Running time of each page (s)", "class: decodeloop-figures", "stub-columns: 1")
 
 
 def _plot(page: str, machines: dict[str, dict[str, dict]], source: Path) -> str | None:
