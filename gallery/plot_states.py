@@ -220,7 +220,6 @@ report = decodeloop.export_onnx(model, f"{folder.name}/model.onnx")
 with decodeloop.OnnxDecoder(report.path) as decoder:
     padded = options | {"attention_mask": mask}
     assert decodeloop.verify(model, decoder, ids, **padded).agrees
-folder.cleanup()
 print(*list(report.inputs)[:5], "...")
 print(report.checked)
 
