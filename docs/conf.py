@@ -24,6 +24,7 @@ repository = "https://github.com/decodeloop/decodeloop"
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
@@ -42,11 +43,16 @@ suppress_warnings = ["sphinx_gallery.space_in_filename"]  # it means any folder 
 templates_path = [str(HERE / "_templates")]
 default_role = "code"
 
-# The build needs no network. With DECODELOOP_INTERSPHINX=1 the names of other libraries become links.
+# The build needs no network: docs/inventories holds what it links to, and tools/site/inventories.py makes it. With
+# DECODELOOP_INTERSPHINX=1 the newest inventories are fetched, of more libraries.
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", str(HERE / "inventories" / "python.inv")),
+    "pandas": ("https://pandas.pydata.org/docs", str(HERE / "inventories" / "pandas.inv")),
+}
 if os.environ.get("DECODELOOP_INTERSPHINX") == "1":
-    extensions.append("sphinx.ext.intersphinx")
     intersphinx_mapping = {
         "python": ("https://docs.python.org/3", None),
+        "pandas": ("https://pandas.pydata.org/docs", None),
         "numpy": ("https://numpy.org/doc/stable", None),
         "torch": ("https://docs.pytorch.org/docs/stable", None),
         "transformers": ("https://huggingface.co/docs/transformers/main/en", None),
