@@ -119,7 +119,9 @@ html_last_updated_fmt = "%d %B %Y"
 html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sourcelink = False
-no_sidebar = ("index", "which", "how_we_measure", "measured_on", "benchmarks", "auto_gallery/index")
+# Pages without others below them: their sidebar would be empty.
+no_sidebar = ("index", "auto_gallery/index", "benchmarks", "changelog", "coverage", "design", "genindex", "glossary")
+no_sidebar += ("how_we_measure", "measured_on", "promises", "search", "which")
 html_sidebars = {page: [] for page in no_sidebar}
 html_theme_options = {
     "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": "decodeloop"},
