@@ -10,7 +10,9 @@ ROOT = HERE.parent
 sys.path[:0] = [str(ROOT / folder) for folder in ("docs/_ext", "tools/site", "benchmarks", "src")]
 from benchmark_page import write_benchmarks  # noqa: E402
 from book import complete_pages, join_image_options  # noqa: E402
+from cards import Pages  # noqa: E402
 from drawing import write_drawings  # noqa: E402
+from hero import write_hero  # noqa: E402
 from measured import PeakMemory, beside  # noqa: E402
 from measured_on import write_page  # noqa: E402
 from which_page import write_measured  # noqa: E402
@@ -150,6 +152,8 @@ html_context = {
 
 
 def setup(app):
+    app.add_directive("pages", Pages)
+    app.connect("builder-inited", lambda app: write_hero(Path(app.srcdir)))
     app.connect("builder-inited", lambda app: write_page(Path(app.srcdir)))
     app.connect("builder-inited", lambda app: write_benchmarks(Path(app.srcdir)))
     app.connect("builder-inited", lambda app: write_measured(Path(app.srcdir)))

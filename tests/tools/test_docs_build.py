@@ -9,9 +9,11 @@ from textwrap import dedent
 
 import build
 import pytest
+from page_list import face, listed
 from recorded import page_names
 
 ROOT = Path(__file__).parents[2]
+INDEX = ROOT / "gallery" / "index.rst"
 
 
 @pytest.fixture
@@ -34,15 +36,32 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_every_page_is_listed_once_and_shown_in_that_order():
-    text = (ROOT / "gallery" / "index.rst").read_text()
-    listed = re.findall(r"^   (plot_\w+)$", text, flags=re.MULTILINE)
-    assert sorted(listed) == page_names()
-    assert re.findall(r":link: sphx_glr_auto_gallery_(\w+)\.py", text) == listed
-    assert re.findall(r":img-top: .*/sphx_glr_(\w+)_thumb\.png", text) == listed
-    assert re.findall(r"^   \.\. grid-item-card:: (\d+)\.", text, flags=re.MULTILINE) == [
-        str(n + 1) for n in range(len(listed))
-    ]
+def test_every_page_is_listed_once():
+    assert sorted(re.findall(r"^   (plot_\w+): ", INDEX.read_text(), flags=re.MULTILINE)) == page_names()
+
+
+def test_a_listed_page_may_be_described_in_several_lines():
+    lines = ["plot_a: What a", "   graph is: a file.", "", "plot_b: One line."]
+    assert listed(lines) == {"plot_a": "What a graph is: a file.", "plot_b": "One line."}
+
+
+@pytest.mark.parametrize("page", page_names())
+def test_a_card_has_the_title_of_its_page(page):
+    script = ROOT / "gallery" / f"{page}.py"
+    title = face(page, script)[0]
+    lines = ast.get_docstring(ast.parse(script.read_text())).splitlines()
+    assert lines[lines.index(title) - 1] == lines[lines.index(title) + 1] == "=" * len(lines[lines.index(title) + 1])
+    assert lines[0] == f".. _l-{page.replace('_', '-')}:"
+
+
+def test_a_card_shows_the_drawing_of_its_page_else_its_plot(tmp_path):
+    plain, drawn = tmp_path / "then" / "plot_a.py", tmp_path / "now" / "plot_a.py"
+    for path, image in ((plain, ""), (drawn, ".. image:: /drawings/loop.svg")):
+        path.parent.mkdir()
+        path.write_text(f'"""\n=====\nWords\n=====\n\n{image}\n"""\n')
+    assert face("plot_a", plain, plain.parent) == ("Words", "/auto_gallery/images/thumb/sphx_glr_plot_a_thumb.png")
+    assert face("plot_a", plain, drawn.parent) == ("Words", "/drawings/loop.svg")
+    assert face("plot_a", drawn, plain.parent) == ("Words", "/drawings/loop.svg")
 
 
 def test_every_public_name_is_in_the_api_reference():

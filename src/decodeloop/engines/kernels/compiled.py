@@ -22,21 +22,21 @@ def compiled(model: PreTrainedModel) -> Callable[[], Any]:
     in all models of its class together, and then runs it as it is.
     """
     fast = with_merged_linears(model)
-    wanted = {}
+    wanted: dict[str, Any] | None = None
     if fast.device.type == "cuda":
         tells = fast._supports_attention_backend and not fast._supports_sdpa  # in its arguments, of caps and sinks too
         if fast.config._attn_implementation == "sdpa" or tells:
             from decodeloop.engines.kernels.decode_attention import NAME  # Triton comes with PyTorch for GPUs only
 
             fast.set_attn_implementation(NAME)
-        wanted = {"options": options(fast.device, fast.dtype)}
+        wanted = options(fast.device, fast.dtype)
 
     def new_forward() -> Any:
         def forward(*arguments: Any, **named: Any) -> Any:
             return fast.forward(*arguments, **named)
 
         forward.__code__ = forward.__code__.replace()  # torch counts by code
-        return torch.compile(forward, dynamic=False, **wanted)
+        return torch.compile(forward, dynamic=False, options=wanted)
 
     return new_forward
 
