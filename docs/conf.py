@@ -26,6 +26,7 @@ repository = "https://github.com/decodeloop/decodeloop"
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
@@ -44,11 +45,16 @@ suppress_warnings = ["sphinx_gallery.space_in_filename"]  # it means any folder 
 templates_path = [str(HERE / "_templates")]
 default_role = "code"
 
-# The build needs no network. With DECODELOOP_INTERSPHINX=1 the names of other libraries become links.
+# The build needs no network: docs/inventories holds what it links to, and tools/site/inventories.py makes it. With
+# DECODELOOP_INTERSPHINX=1 the newest inventories are fetched, of more libraries.
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", str(HERE / "inventories" / "python.inv")),
+    "pandas": ("https://pandas.pydata.org/docs", str(HERE / "inventories" / "pandas.inv")),
+}
 if os.environ.get("DECODELOOP_INTERSPHINX") == "1":
-    extensions.append("sphinx.ext.intersphinx")
     intersphinx_mapping = {
         "python": ("https://docs.python.org/3", None),
+        "pandas": ("https://pandas.pydata.org/docs", None),
         "numpy": ("https://numpy.org/doc/stable", None),
         "torch": ("https://docs.pytorch.org/docs/stable", None),
         "transformers": ("https://huggingface.co/docs/transformers/main/en", None),
@@ -115,7 +121,9 @@ html_last_updated_fmt = "%d %B %Y"
 html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sourcelink = False
-no_sidebar = ("index", "which", "how_we_measure", "measured_on", "benchmarks", "auto_gallery/index")
+# Pages without others below them: their sidebar would be empty.
+no_sidebar = ("index", "auto_gallery/index", "benchmarks", "changelog", "coverage", "design", "genindex", "glossary")
+no_sidebar += ("how_we_measure", "measured_on", "promises", "search", "which")
 html_sidebars = {page: [] for page in no_sidebar}
 html_theme_options = {
     "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": "decodeloop"},

@@ -1,12 +1,13 @@
-// A page that explains a word comes before the glossary that defines it, and both before the reference and its source.
+// A function or class that is looked for by its name comes first, then the pages that use a word, then the glossary that
+// defines it, then the rest.
 var Scorer = {
-  score: ([docname, , , , score]) => {
+  score: ([docname, , , description, score]) => {
     if (docname.startsWith("auto_gallery/plot_")) return score + 100;
-    if (docname.startsWith("generated/")) return score + 10;
-    return docname === "glossary" ? score + 20 : score;
+    if (docname.startsWith("generated/")) return /^Python (function|class)/.test(description) ? score + 100 : score;
+    return docname === "glossary" ? Math.min(score, 60) : score;
   },
-  objNameMatch: 110, // the full name of a function is looked for on purpose
-  objPartialMatch: 6,
+  objNameMatch: 11,
+  objPartialMatch: -5,
   objPrio: { 0: 15, 1: 5, 2: -5 },
   objPrioDefault: 0,
   title: 15,

@@ -92,7 +92,7 @@ def _plot(page: str, machines: dict[str, dict[str, dict]], source: Path) -> str 
     if not labels:
         return None
     with plt.style.context(FIGURES):
-        figure, ax = plt.subplots(figsize=(8, 1.2 + 0.32 * len(labels)))
+        figure, ax = plt.subplots(figsize=(6, 1.4 + 0.34 * len(labels)))
         rows = {label: index for index, label in enumerate(reversed(labels))}
         for index, (name, found) in enumerate(figures.items()):
             for limit in (False, True):
@@ -102,7 +102,7 @@ def _plot(page: str, machines: dict[str, dict[str, dict]], source: Path) -> str 
         ax.set_yticks(list(rows.values()), [label.removesuffix(UNIT) for label in rows])
         ax.set_xscale("log")
         ax.set_xlabel("tokens/s, logarithmic")
-        figure.legend(loc="outside upper center", ncols=len(figures))
+        figure.legend(loc="outside upper center", ncols=1 if len(figures) > 2 else 2)
         figure.savefig(source / f"measured_on_{page}.png", dpi=160)
         plt.close(figure)
     return f"measured_on_{page}.png"

@@ -21,6 +21,7 @@ from pathlib import Path
 from links import broken_links
 from notebooks import newest_site
 from recorded import ROOT
+from screenshots import take
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTHS = {"phone": 390, "desk": 1360}
@@ -29,6 +30,11 @@ STYLE = ROOT / "docs" / "figures.mplstyle"
 SMALLEST = 9  # CSS pixels, of the text in a figure
 HEAVIEST, LARGEST = 1.5e6, 40e6  # bytes: of what one page loads for itself, and of the site
 ASK = Path(__file__).with_suffix(".js").read_text(encoding="utf-8").rstrip("; \n")
+#: One page of each kind.
+QUICK = (
+    *("index.html", "search.html", "genindex.html", "coverage.html", "glossary.html", "auto_gallery/index.html"),
+    *("auto_gallery/plot_generate.html", "auto_gallery/plot_engines.html", "generated/decodeloop.OnnxDecoder.html"),
+)
 COLOURS = ("color-contrast", "link-in-text-block")
 #: What axe-core calls experimental, and a reader would miss.
 MORE = ("label-content-name-mismatch", "p-as-heading", "table-fake-caption", "td-has-header", "hidden-content")
@@ -56,9 +62,9 @@ def served(site: Path):
 
 
 @contextlib.contextmanager
-def opened(browser, address: str, width: int, theme: str, finds: list):
+def opened(browser, address: str, width: int, theme: str, finds: list | None = None):
     """A tab of that width and theme; requests to other sites fail, and are finds like the console's messages."""
-    phone = width == WIDTHS["phone"]
+    finds, phone = [] if finds is None else finds, width == WIDTHS["phone"]
     size = {"width": width, "height": 844 if phone else 900}
     context = browser.new_context(viewport=size, is_mobile=phone, color_scheme=theme, device_scale_factor=2)
     context.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
@@ -73,7 +79,7 @@ def opened(browser, address: str, width: int, theme: str, finds: list):
     tab = context.new_page()
     tab.on("console", lambda message: message.type == "error" and finds.append(("console", said(message))))
     tab.on("pageerror", lambda error: finds.append(("console", str(error))))
-    yield tab
+    yield tab, address
     context.close()
 
 
@@ -104,7 +110,7 @@ def look(browser, address: str, pages: list[str], text: float) -> tuple[list[tup
             if theme != THEMES[0]:  # only its colours differ
                 options |= {"rules": {}, "runOnly": {"type": "rule", "values": COLOURS}}
             finds: list[tuple[str, str]] = []
-            with opened(browser, address, width, theme, finds) as tab:
+            with opened(browser, address, width, theme, finds) as (tab, _):
                 for page in pages:
                     finds.clear()
                     tab.goto(address + page, wait_until="load")
@@ -137,6 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("site", nargs="?", type=Path, help="the folder of a built site; else the newest in docs/_build")
     parser.add_argument("--only", default="", metavar="TEXT", help="pages whose name holds it")
     parser.add_argument("--all", action="store_true", help="the pages of source code (_modules), too")
+    parser.add_argument("--quick", action="store_true", help="a few pages, one of each kind")
+    parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="write pictures there, and check nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all finds there")
     options = parser.parse_args(arguments)
     site = options.site or newest_site()
@@ -151,9 +159,14 @@ def main(arguments: list[str] | None = None) -> int:
     pages = [path.relative_to(site).as_posix() for path in sorted(site.rglob("*.html"))]
     pages = [p for p in pages if options.only in p and not p.startswith("_static/") and p != "404.html"]
     pages = [p for p in pages if options.all or not p.startswith("_modules/")]
+    if options.quick:
+        pages = [page for page in pages if page in QUICK]
     started = time.perf_counter()
     with served(site) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        if options.screenshots:
+            print(*take(functools.partial(opened, browser, address), options.screenshots), sep="\n")
+            return 0
         wrong, costs = look(browser, address, pages, smallest_text())
         browser.close()
     wrong += [("broken link", *line.split(": ", 1)) for line in broken_links(site)]
