@@ -30,7 +30,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import decodeloop
 
-FAST = decodeloop.unit_test_going()  # a smaller model and fewer rows, same code
+FAST = decodeloop.unit_test_going()  # a smaller model and fewer rows
 loaded = decodeloop.load(dtype="float32")
 model, tokenizer = loaded.model, loaded.tokenizer
 shape, sizes, count = "Xenova/llama2.c-stories110M", [1, 4, 16, 64], 12
@@ -119,7 +119,7 @@ for row, solo, length in zip(answers, solos, lengths, strict=True):
     new.append(len(text) - length)
     assert torch.equal(text, row[width - length : width + new[-1]])
     assert (row[width + new[-1] :] == pad).all()
-print(f"prompts of {lengths} tokens, answers of {new}")
+print(f"prompts of {lengths} tokens,\nanswers of {new}")
 print(f"{(answers == pad).float().mean():.0%} of the batch is padding")
 
 # %%
@@ -193,7 +193,7 @@ timings = decodeloop.prefill_and_decode_all(runs, count)
 ms = timings.table()["next token (ms)"].unstack(0).rename_axis("rows")
 ms["limit"] = [1000 * limit[rows].seconds for rows in sizes]
 speed = 1000 / ms.div(ms.index, axis=0)  # a token for each row
-ax = speed.plot(style=["o-", "s-", ":"], loglog=True, title=f"All rows\n{shape}")
+ax = speed.plot(style=["o-", "s-", ":"], loglog=True, title=f"All rows, {shape}")
 ax.set(ylabel="tokens/s", xticks=sizes, xticklabels=sizes)
 ax.minorticks_off()
 pandas.concat({"ms per step": ms, "tokens/s": speed}, axis=1).round(1)

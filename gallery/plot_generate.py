@@ -37,7 +37,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--exporter", default="onnx-dynamo")
 exporter = parser.parse_known_args()[0].exporter.removeprefix("onnx-")
 
-FAST = decodeloop.unit_test_going()  # a smaller model at the end, the same code
+FAST = decodeloop.unit_test_going()  # a small model at the end too
 shape, count = "Xenova/llama2.c-stories110M", 32
 if torch.cuda.is_available():
     shape = "microsoft/phi-1_5"

@@ -11,8 +11,8 @@ nothing is lost by keeping it, decodes both ways, checks that the tokens are the
 cache saves. :ref:`l-plot-cache-memory` measures the memory that it takes.
 
 .. image:: /drawings/growing-cache.svg
-   :alt: One row for each pass. The prefill reads all tokens of the prompt and fills the cache with as many entries.
-         Each decode step below it reads one token, looks at all entries of the cache, and adds one at its end.
+   :alt: One row for each pass. With a cache, the prefill reads the prompt and fills the cache, and each decode step
+         reads one new token and finds all others in the cache. Without a cache, each step reads all tokens again.
    :class: drawing
 
 Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. Tokens are compared on the small model
@@ -29,9 +29,7 @@ from transformers import AttentionInterface
 
 import decodeloop
 
-FAST = (
-    decodeloop.unit_test_going()
-)  # a smaller model and shorter texts, same code
+FAST = decodeloop.unit_test_going()  # a smaller model, shorter texts
 loaded = decodeloop.load(dtype="float32")
 model, tokenizer = loaded.model, loaded.tokenizer
 shape, rows, length = "Xenova/llama2.c-stories110M", 1, 128
@@ -109,9 +107,9 @@ print(f"{sum(read[n:])} with one")
 #
 # From what the layer knows of a token it makes three vectors. The *query* says what this token looks for. The *key*
 # says what it has to offer to later tokens, and the *value* is what these get from it. The product of a query with a
-# key is large where the two fit. The softmax turns these products into weights that sum to 1, and the result is the sum
-# of the values, each times its weight. A layer does this several times side by side, in its :term:`heads <head>`, each
-# with smaller vectors of its own.
+# key, divided by the square root of their size, is large where the two fit. The softmax turns these products into
+# weights that sum to 1, and the result is the sum of the values, each times its weight. A layer does this several times
+# side by side, in its :term:`heads <head>`, each with smaller vectors of its own.
 #
 # These are the lines. We register them with ``transformers`` under a name and let a model run on them. They give the
 # tokens of the optimised attention that it uses otherwise.

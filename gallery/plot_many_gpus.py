@@ -220,7 +220,8 @@ sizes |= {
 for name, (size, sums) in sizes.items():
     least = crossing(facts, sums)
     way = "tensor parallel" if size > least else "one process, or replicas"
-    print(f"{name}: {size / 1e9:.1f} GB, crossing at {least / 1e9:.1f} GB: {way}")
+    where = "none" if least == float("inf") else f"{least / 1e9:.1f} GB"
+    print(f"{name}: {size / 1e9:.1f} GB; crossing: {where}; so {way}")
 for name, facts in measured.items():
     ratio = facts["one process, 1"] / facts["tensor parallel, 1"]
     print(f"{name}: tensor parallel was {ratio:.2f} times as fast as one process")

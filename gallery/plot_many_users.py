@@ -56,9 +56,10 @@ for n in (1, 4, 16, 64):
 # Rows that wait
 # ==============
 #
-# A batch that is put together once, a *static* one, runs until its longest answer has ended. Until then the rows of
+# A :term:`static batch` is put together once and runs until its longest answer has ended. Until then the rows of
 # shorter answers go on computing, for nobody. *Continuous* batching gives such a row to the next user, after any step.
-# Both can be counted without a model. Here are answers of which many are short and a few are long:
+# So its rows are idle only at the end, when nobody waits any more. Both can be counted without a model. Here are some
+# answers, of which many are short and a few are long:
 
 draw = random.Random(0)
 lengths = [
@@ -84,13 +85,11 @@ def continuous_steps(lengths, rows):
 needed = sum(lengths)
 for steps in (static_steps, continuous_steps):
     paid = rows * steps(lengths, rows)
+    idle = 1 - needed / paid
     print(
-        f"{steps.__name__}: {paid} steps of a row for {needed} tokens,", end=" "
+        f"{steps.__name__}: {paid} row-steps for {needed} tokens, {idle:.0%} idle"
     )
-    print(f"{1 - needed / paid:.0%} of them idle")
-assert (
-    needed / rows <= continuous_steps(lengths, rows) < static_steps(lengths, rows)
-)
+assert continuous_steps(lengths, rows) < static_steps(lengths, rows)
 
 # %%
 # A cache in pages
@@ -112,8 +111,8 @@ assert torch.equal(gathered, keys)
 print("this user's pages:", *table)
 
 # %%
-# For the users of above, with prompts of 24 tokens: what they fill, what pages take, of which each user has one that is
-# not full, and what room for the longest answer takes.
+# What that saves, for the users of above with prompts of 24 tokens: the positions that they fill, those of their pages,
+# of which each user has at most one that is not full, and those of caches with room for the longest answer.
 
 prompt = 24
 filled = sum(prompt + n for n in lengths)
@@ -121,7 +120,7 @@ paged = sum(size * math.ceil((prompt + n) / size) for n in lengths)
 reserved = count * (prompt + max(lengths))
 assert filled <= paged < filled + size * count
 print(
-    f"{filled} positions filled, {paged} in pages, {reserved} with room for all"
+    f"filled: {filled}; in pages: {paged}; with room for the longest: {reserved}"
 )
 
 # %%
@@ -140,12 +139,7 @@ def room(rows):
     return ContinuousBatchingConfig(size, num_blocks=10 * rows, **most)
 
 
-asked = [
-    "def factorial(n):",
-    "def is_even(n):\n",
-    "class Stack:",
-    "def gcd(a, b):",
-]
+asked = ["def factorial(n):", "def is_even(n):\n", "def gcd(a, b):"]
 ids = [small.tokenizer(text).input_ids for text in asked]
 end = small.model.generation_config.eos_token_id
 greedy = GenerationConfig(max_new_tokens=40, do_sample=False, eos_token_id=end)
@@ -172,16 +166,13 @@ texts = torch.randint(3, 3000, (count, prompt), device=device)
 def static(model, rows):
     answers = []
     for i in range(0, count, rows):
-        most = {
-            "max_new_tokens": max(lengths[i : i + rows]),
-            "eos_token_id": None,
-        }
-        batch = decodeloop.generate(model, texts[i : i + rows], **most)[
+        longest, batch = max(lengths[i : i + rows]), texts[i : i + rows]
+        options = {"max_new_tokens": longest, "eos_token_id": None}
+        written = decodeloop.generate(model, batch, **options)[
             :, prompt:
-        ]
-        answers += [
-            row[:n] for row, n in zip(batch.tolist(), lengths[i:], strict=False)
-        ]
+        ].tolist()
+        for row, n in zip(written, lengths[i:], strict=False):
+            answers.append(row[:n])
     return answers
 
 
@@ -211,16 +202,14 @@ assert tokens == static(small.model, rows) == static(small.model, 1)
 # %%
 # The times of the larger model. They cannot take turns, since the engine has the model to itself while it is open.
 
-often, before = {"repeats": 2 if FAST else 3}, set(threading.enumerate())
-timings = decodeloop.measure_all(
-    {"static": lambda: static(large.model, rows)}, **often
-)
+repeats = 2 if FAST else 3
+batches = decodeloop.measure(lambda: static(large.model, rows), repeats=repeats)
 with engine(large.model, rows) as manager:
-    work = {"continuous": lambda: continuous(manager)}
-    timings |= decodeloop.measure_all(work, **often)
-assert set(threading.enumerate()) <= before  # the engine's thread has ended
+    refilled = decodeloop.measure(lambda: continuous(manager), repeats=repeats)
+for thread in threading.enumerate():
+    assert "generation_loop" not in thread.name  # the engine's has ended
 
-timings = decodeloop.Timings(timings)
+timings = decodeloop.Timings({"static": batches, "continuous": refilled})
 timings.plot(title=f"{count} users, {rows} rows, {large.name} on {device}")
 timings.table()
 
@@ -235,9 +224,7 @@ timings.table()
 for name, timing in timings.items():
     print(f"{name}: {needed / timing.median:.0f} tokens/s")
 for steps in (static_steps, continuous_steps):
-    print(
-        f"{steps.__name__}: {steps(lengths, rows)} steps of {rows} rows were needed"
-    )
+    print(f"{steps.__name__}: {steps(lengths, rows)} steps were needed")
 
 # %%
 # Measured on

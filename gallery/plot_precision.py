@@ -42,11 +42,9 @@ elif on_gpu:
     source = "microsoft/phi-1_5"
     large = decodeloop.load(source, random_weights=True).model
 else:
-    source, shape = "llama2.c, 110 M", {"hidden_size": 768}
+    source, shape = "llama2.c, 110 M", {"tie_word_embeddings": True}
     shape |= {"num_hidden_layers": 12, "num_attention_heads": 12}
-    config = LlamaConfig(
-        **shape, intermediate_size=2048, tie_word_embeddings=True
-    )
+    config = LlamaConfig(**shape, hidden_size=768, intermediate_size=2048)
     large = LlamaForCausalLM(config).eval()
 temporary = tempfile.TemporaryDirectory()
 folder = Path(temporary.name)
@@ -143,7 +141,6 @@ kinds = {
 
 
 def graphs_of(model, name, kinds, logits):
-    """The model's graph and what it is rounded to, by kind."""
     paths = {whole: folder / f"{name}.onnx"}
     decodeloop.export_onnx(model, paths[whole], exporter="fused", logits=logits)
     for kind, settings in kinds.items():

@@ -61,7 +61,7 @@ for name, place in places.items():
     tokens = [tokenizer.decode(token) for token in likely.indices]
     shares = [f"{share:.1%}" for share in likely.values]
     text = tokenizer.decode(greedy[0, : length + place])
-    print(f"{name}, after {text[-12:]!r}: {tokens}, {shares}")
+    print(f"{name}, after {text[-12:]!r}:\n  {tokens}, {shares}")
 
 # %%
 # The whole answer shows where it was decided.
@@ -91,16 +91,17 @@ for temperature in (0.5, 1.0, 2.0):
 table
 
 # %%
-# Where the model is sure, a high temperature moves probability to thousands of tokens that are all wrong there. That is
-# little at one place, but an answer has many places.
+# Where the model is sure, a high temperature moves some probability from the one token that belongs there to thousands
+# of others. That is little at one place, but an answer has many places.
 #
 # Cut the tail
 # ============
 #
-# These thousands of tokens are the *tail* of the distribution. Three rules cut it off. :term:`Top-k <top-k>` keeps the
-# k likeliest tokens. :term:`Top-p <top-p>` keeps the likeliest ones until their probabilities sum to p. :term:`Min-p
-# <min-p>` keeps those that are at least min_p times as likely as the likeliest. All three fit into a few lines, and
-# these keep the same tokens as the functions of ``transformers`` that :class:`decodeloop.Sampler` calls.
+# The thousands of tokens with next to no probability are the *tail* of the distribution. Three rules cut it off.
+# :term:`Top-k <top-k>` keeps the k likeliest tokens. :term:`Top-p <top-p>` keeps the likeliest ones until their
+# probabilities sum to p. :term:`Min-p <min-p>` keeps those that are at least min_p times as likely as the likeliest.
+# All three fit into a few lines, and these keep the same tokens as the functions of ``transformers`` that
+# :class:`decodeloop.Sampler` calls.
 
 
 def keep(logits, top_k=None, top_p=math.inf, min_p=0.0):
@@ -123,11 +124,12 @@ for name, (rule, processor) in rules.items():
     kept.loc[name] = [int(mask[place].sum()) for place in places.values()]
 
 assert (kept["surest"] == [10, 1, 1]).all()
+assert (kept["least sure"] >= [10, 2, 2]).all()
 kept.add_prefix("tokens kept where it is ")
 
 # %%
-# Top-k keeps as many tokens where there is one right one as where there are a hundred. The other two follow the
-# distribution.
+# Top-k keeps as many tokens where the model is sure of one as where it is open to many. The other two follow the
+# distribution: they keep one where it is sure, and more where it is not.
 #
 # A penalty on repetition
 # =======================

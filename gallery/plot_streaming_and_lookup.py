@@ -31,7 +31,7 @@ from transformers import TextStreamer
 import decodeloop
 from decodeloop import PromptLookup
 
-FAST = decodeloop.unit_test_going()  # a smaller model and fewer tokens, same code
+FAST = decodeloop.unit_test_going()  # a smaller model and fewer tokens
 shape, most = "Xenova/llama2.c-stories110M", 64
 if torch.cuda.is_available():
     shape = "microsoft/phi-1_5"
