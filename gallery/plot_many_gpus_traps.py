@@ -9,8 +9,8 @@ A model that is spread over several processes (:ref:`l-plot-many-gpus`) can go w
 not know. Some of them are silent: the text is another one, or nothing is saved. This page walks into five of them, each
 caught by an assertion, and says what helps. At its end it shows what is left of a run whose ranks fail.
 
-.. image:: /drawings/three-ways.svg
-   :alt: Two GPUs in two colours, three times: as replicas, in tensor parallelism, and with layers on different devices.
+.. image:: /drawings/other-texts.svg
+   :alt: Two ranks with one prompt. Without a seed they draw different numbers and choose different tokens.
    :class: drawing
 
 - `No seed`_: each rank writes another text.
