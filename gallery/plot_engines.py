@@ -11,9 +11,9 @@ machine has on one prompt, shows whose tokens are the same, and how fast each is
 says when to pick which, also of those that are not installed here.
 
 .. image:: /drawings/who-runs-what.svg
-   :alt: Three rows, Python, runtime and device, and a column for each engine. In the eager loop Python starts every
-      operator. In the captured loop and in ONNX Runtime, Python starts a whole step, and the runtime its operators. In
-      the fused graph a step has far fewer of them.
+   :alt: Three lines of time for one step. In PyTorch, Python starts each operator, and the device waits in between.
+      In ONNX Runtime, Python makes one call, and C++ starts each operator, with shorter gaps. As a CUDA graph, one call
+      starts all of them, and there are no gaps.
    :class: drawing
 
 Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. On a CPU the model is
