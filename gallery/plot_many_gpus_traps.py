@@ -10,7 +10,8 @@ not know. Some of them are silent: the text is another one, or nothing is saved.
 caught by an assertion, and says what helps. At its end it shows what is left of a run whose ranks fail.
 
 .. image:: /drawings/three-ways.svg
-   :alt: Two GPUs in two colours, three times: as replicas, in tensor parallelism, and with layers on different devices.
+   :alt: Two GPUs, three times: as replicas, in tensor parallelism with half of every layer each, and with two of four
+         layers each.
    :class: drawing
 
 - `No seed`_: each rank writes another text.

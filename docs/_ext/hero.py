@@ -80,7 +80,7 @@ def draw(speeds: dict[str, float], limits: dict[str, float], path: Path) -> None
 
     names, shares = list(speeds), [100 * speeds[name] / limits[name] for name in speeds]
     with plt.style.context([FIGURES, {"font.size": 13, "axes.titlesize": 14, "axes.grid.axis": "x"}]):
-        figure, ax = plt.subplots(figsize=(7, 1.5 + 0.46 * len(names)))
+        figure, ax = plt.subplots(figsize=(6.4, 1.5 + 0.46 * len(names)))
         bars = ax.barh(names, shares, color=["C5"] + ["C0"] * (len(names) - 1), height=0.62)
         labels = [f"{share:.0f} %, {speeds[name]:,.0f} tokens/s" for name, share in zip(names, shares, strict=True)]
         for bar, label, share in zip(bars, labels, shares, strict=True):

@@ -156,6 +156,14 @@ def test_clean_page_passes_the_check(tmp_path):
     assert build.check_html(tmp_path, ["/home/someone/"]) == []
 
 
+def test_a_notebook_with_an_image_that_was_not_converted_fails_the_check(tmp_path):
+    (tmp_path / "_downloads" / "0").mkdir(parents=True)
+    for name, text in {"plot_a": "<img src=data:image/svg+xml>", "plot_b": ".. image:: /drawings/loop.svg"}.items():
+        (tmp_path / "_downloads" / "0" / f"{name}.ipynb").write_text(text)
+    (found,) = build.check_html(tmp_path, [])
+    assert found == "_downloads/0/plot_b.ipynb: an image that Jupyter cannot show"
+
+
 def test_private_paths_name_this_project_and_no_whole_disk(monkeypatch):
     monkeypatch.setattr(build, "ROOT", Path("/home/someone/R&D [1]"))
     private = build.private_paths()

@@ -125,7 +125,11 @@ def private_paths() -> list[str]:
 def check_html(site: Path, private: list[str]) -> list[str]:
     """What no page should show, one line for each find: this machine's folders, and the debris of programs."""
     pages = [path for path in sorted(site.rglob("*.html")) if "_modules" not in path.relative_to(site).parts]
-    return [line for path in pages for line in check_text(path, site, private)]  # _modules: source, not output
+    found = [line for path in pages for line in check_text(path, site, private)]  # _modules: source, not output
+    for path in sorted(site.glob("_downloads/*/*.ipynb")):
+        if ".. image::" in path.read_text(encoding="utf-8"):
+            found.append(f"{path.relative_to(site)}: an image that Jupyter cannot show")
+    return found
 
 
 def check_text(path: Path, folder: Path, private: list[str]) -> list[str]:
