@@ -60,7 +60,7 @@ def read_rules(path: Path = RULES) -> list[dict]:
 def write_measured(source: Path, results: Path = RESULTS, rules: Path = RULES) -> None:
     """Write what ``which.rst`` includes to a build's sources."""
     cases = measured_cases(results)
-    lines = [["", "holds", "runs overlap", "contradicted", "times measured", "machines"]]
+    lines = [["rule", "holds", "runs overlap", "contradicted", "times measured", "machines"]]
     for rule in read_rules(rules):
         found = judge(rule, cases)
         counts = [len(places) for places in found.values()]

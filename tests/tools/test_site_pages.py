@@ -5,6 +5,7 @@ from pathlib import Path
 import changelog
 import finish
 import for_programs
+import inventories
 import page_top
 import pytest
 import serve
@@ -133,3 +134,22 @@ def test_the_site_is_built_again_when_a_file_changes(monkeypatch, tmp_path):
     monkeypatch.setattr(serve, "newest_site", lambda: tmp_path)
     assert serve.serve(["--fast"], lambda arguments: built.append(arguments) or 0, pause=0) == 0
     assert built == [["--fast"], ["--fast"]]
+
+
+def test_an_inventory_is_read_as_it_was_written(tmp_path):
+    entries = [
+        ["pandas.DataFrame", "py:class", "1", "reference/api/$.html#$", "-"],
+        ["a b", "std:label", "-1", "x", "A b"],
+    ]
+    inventories.write_inventory(tmp_path / "pandas.inv", "pandas", "3", entries)
+    version, read = inventories.read_inventory(tmp_path / "pandas.inv")
+    assert version == "3"
+    assert read == entries
+
+
+@pytest.mark.parametrize("name", ["pandas", "python"])
+def test_what_other_libraries_links_name_is_there(name):
+    entries = inventories.read_inventory(inventories.FOLDER / f"{name}.inv")[1]
+    assert len(entries) > 100
+    assert all(kind in inventories.KEPT for _, kind, *_ in entries)
+    assert [entry[0] for entry in entries[::20] if not inventories.exists(entry[0])] == []

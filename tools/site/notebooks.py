@@ -32,6 +32,7 @@ def run_notebook(path: Path, timeout: int = 1800) -> str:
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory(prefix=f"{path.stem}-") as folder:
         client = NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": folder}})
+        client.extra_arguments = ["--IPKernelApp.log_level=40"]  # errors
         try:
             client.execute()
         except CellExecutionError as error:
