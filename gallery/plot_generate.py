@@ -12,8 +12,7 @@ measure how long each of them takes.
 
 .. image:: /drawings/loop.svg
    :alt: A prompt of several tokens goes into the model in one pass, the prefill. The model gives the next token, which
-         is appended to the text. Each later pass, a decode step, reads only that one token and gives the next one,
-         until the end-of-sequence token comes.
+         is appended to the text. Each later pass, a decode step, reads only that one token and gives the next one.
    :class: drawing
 
 Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. The model comes with the package. It is a

@@ -19,8 +19,8 @@ Setup
 =====
 
 What is loaded, and where. Nothing in this cell is the topic; skip it. There are two processes, the *ranks*
-(:term:`rank`). With two GPUs or more, each has one. Otherwise they share the CPU and its memory: then nothing can get
-faster, but all of the code is the same. Weights are random, since time depends on the shape alone.
+(:term:`rank`). With two GPUs or more, each has one. Otherwise they share the CPU and its memory: then no bandwidth is
+gained, but all of the code is the same. Weights are random, since time depends on the shape alone.
 """
 
 import inspect
@@ -43,6 +43,8 @@ if here == "cuda" and not FAST:
     names = ["microsoft/phi-1_5", "meta-llama/Llama-3.1-8B"]
 users, steps = ((1, 2), 8) if FAST else ((1, 16), 32)
 home = tempfile.TemporaryDirectory()
+threads = max(1, torch.get_num_threads() // 2)  # of a rank
+torch.set_num_threads(2 * threads)  # of one process: both sides have as many
 print(f"2 processes on {here}: {', '.join(names)}")
 
 
@@ -124,7 +126,7 @@ def step_seconds(generate, rows):
 
 def on_a_rank(folder):
     whole, part = load(folder), load(folder, tp_size=2)
-    facts = {"reads": decodeloop.roofline(part, here, bandwidth=1).weights}
+    facts = {"a rank reads": decodeloop.roofline(part, here, bandwidth=1).weights}
     facts["bandwidth"] = decodeloop.memory_bandwidth(
         here
     )  # both at the same time
@@ -145,7 +147,9 @@ def on_a_rank(folder):
 
 def in_one_process(folder):
     model = load(folder)
-    facts = {"reads whole": decodeloop.roofline(model, here, bandwidth=1).weights}
+    facts = {
+        "one process reads": decodeloop.roofline(model, here, bandwidth=1).weights
+    }
     with decodeloop.TorchDecoder(model) as decoder:
         for n in users:
             facts[f"one process, {n}"] = step_seconds(decoder.generate, n)
@@ -175,7 +179,8 @@ def on_ranks(folder):
     functions = load, sent_by, check_tokens, step_seconds, on_a_rank
     parts = [HEAD, *map(inspect.getsource, functions), f"on_a_rank({folder!r})"]
     script.write_text("\n\n".join(parts))
-    said = decodeloop.run_ranks(script, device=here, timeout=200)
+    how = {"device": here, "threads": threads, "timeout": 200}
+    said = decodeloop.run_ranks(script, **how)
     one, other = map(json.loads, said.splitlines()[-2:])
     return {fact: max(one[fact], other[fact]) for fact in one}  # the slower one's
 
@@ -184,7 +189,8 @@ measured = {}
 for name in names:
     folder = save(name)
     measured[name] = in_one_process(folder) | on_ranks(folder)
-    assert measured[name]["reads"] < 0.6 * measured[name]["reads whole"]
+    facts = measured[name]
+    assert facts["a rank reads"] < 0.6 * facts["one process reads"]
 
 table = pandas.DataFrame(measured)
 ways = [row for row in table.index if ", " in row]
@@ -199,9 +205,8 @@ table.map("{:.3g}".format)  # bytes, and seconds
 #
 # Tensor parallelism over two ranks saves half of the reading and costs its all-reduces. So its step is shorter where
 # reading half of the weights takes longer than they do: above a size that follows from the bandwidth, their number and
-# their time, all measured above. Two processes on one CPU read the same memory, each at half the speed: nothing is
-# saved there, and no size is large enough. With two users, replicas write two tokens in the time of one process's step,
-# so the same comparison decides.
+# their time, all measured above. Two processes on one CPU read the same memory, each at half the speed, so by this
+# reckoning nothing is saved. With two users, replicas write two tokens in one step, and the same comparison decides.
 
 
 def crossing(facts, sums):
@@ -211,14 +216,12 @@ def crossing(facts, sums):
     return sums * facts["an all-reduce"] / saved if saved > 0 else float("inf")
 
 
-facts = measured[names[-1]]
-sizes = {n: (m["reads whole"], m["all-reduces"]) for n, m in measured.items()}
-sizes |= {
-    "a Llama of 3B": (6.4e9, 2 * 28 + 1),
-    "of 70B": (141e9, 2 * 80 + 1),
-}  # bfloat16
+sizes = {
+    n: (m["one process reads"], m["all-reduces"]) for n, m in measured.items()
+}
+sizes |= {"Llama 3B": (6.4e9, 57), "Llama 70B": (141e9, 161)}  # in bfloat16
 for name, (size, sums) in sizes.items():
-    least = crossing(facts, sums)
+    least = crossing(measured.get(name, facts), sums)
     way = "tensor parallel" if size > least else "one process, or replicas"
     where = "none" if least == float("inf") else f"{least / 1e9:.1f} GB"
     print(f"{name}: {size / 1e9:.1f} GB; crossing: {where}; so {way}")

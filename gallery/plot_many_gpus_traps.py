@@ -9,9 +9,8 @@ A model that is spread over several processes (:ref:`l-plot-many-gpus`) can go w
 not know. Some of them are silent: the text is another one, or nothing is saved. This page walks into five of them, each
 caught by an assertion, and says what helps. At its end it shows what is left of a run whose ranks fail.
 
-.. image:: /drawings/three-ways.svg
-   :alt: Two GPUs, three times: as replicas, in tensor parallelism with half of every layer each, and with two of four
-         layers each.
+.. image:: /drawings/other-texts.svg
+   :alt: Two ranks with one prompt. Without a seed they draw different numbers and choose different tokens.
    :class: drawing
 
 - `No seed`_: each rank writes another text.

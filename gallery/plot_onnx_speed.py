@@ -57,7 +57,7 @@ print(f"{source}, {model.dtype}, {device}")
 # :ref:`l-plot-export` tells how a model becomes a graph. That of ``exporter="dynamo"`` holds PyTorch's operators one by
 # one, and what comes out as :term:`present` is a new tensor, one position longer than the :term:`past`. In that of
 # ``exporter="fused"`` a whole attention is one operator, neighbours are merged, and present is the buffer that went in
-# as past. A *session* is a graph that ONNX Runtime has opened on a device.
+# as past. A :term:`session` is a graph that ONNX Runtime has opened on a device.
 
 paths = {name: folder / f"{name}.onnx" for name in ("dynamo", "fused")}
 count = {}
@@ -186,7 +186,7 @@ title, xlabel = f"Time of a step, {source}", "positions in the cache"
 times.plot(style="o-", title=title, xlabel=xlabel, ylabel="ms per token", ylim=0)
 slopes = (times.iloc[-1] - times.iloc[0]) / (lengths[-1] - lengths[0])
 assert FAST or slopes["fused graph"] < slopes["numpy feeds"]
-for name, slope in slopes.items():
+for name, slope in slopes[list(steps)].items():
     print(f"{name}: {1e5 * slope:+.0f} µs for each 100 positions")
 times.round(3)
 
@@ -197,8 +197,9 @@ times.round(3)
 # What does an operator cost that does nothing?
 # =============================================
 #
-# ONNX Runtime has to start each operator: find its inputs and outputs, call its code, on a GPU launch a *kernel*, the
-# program that runs there. We chain 500 operators that each negate one number. What they take is this, and hardly more.
+# ONNX Runtime has to start each operator: find its inputs and outputs, call its code, on a GPU launch a :term:`kernel`,
+# the program that runs there. We chain 500 operators that each negate one number. What they take is this, and hardly
+# more.
 
 
 def cost_of_starting(count=500):

@@ -10,8 +10,8 @@ folder, turns it into an ONNX graph that is proved against it, and stores that i
 tokens, perplexity and speed, and writes a folder that runs on a machine without the model's code.
 
 .. image:: /drawings/hand-on.svg
-   :alt: A folder with weights and tokenizer is checked, becomes a graph, then one of 4 bits with a proof beside it,
-      and at last a new folder, which is handed to another machine.
+   :alt: Six boxes. A checkpoint is tried, becomes a graph, and that is proved beside the model. Then it gets 8 or 4
+      bits, which change tokens, and at last there is a folder with graph, tokenizer and settings.
    :class: drawing
 
 Setup: what is loaded, and where. Nothing in this cell is the topic; skip it.

@@ -87,8 +87,8 @@ print(f"{matrix.nbytes:,} bytes have become {stored:,}")
 # The model answers six prompts, of which half are of a kind that it was trained on. A quantized model reads these
 # answers, and we compare what the two expect at each token. :term:`Perplexity <perplexity>` says among how many equally
 # likely tokens a model would have to guess, on average: how good it is at a text. (At a short text, a rounded model may
-# be better by chance.) *KL*, the Kullback-Leibler divergence, says how far two distributions of the next token are
-# apart: the worst of the six texts at each step, and the mean over steps. *Changed* counts the tokens that the
+# be better by chance.) *KL*, the :term:`Kullback-Leibler divergence`, says how far two distributions of the next token
+# are apart: the worst of the six texts at each step, and the mean over steps. *Changed* counts the tokens that the
 # quantized model would have written differently.
 
 tasks = {
@@ -130,7 +130,7 @@ def losses(decoder):
 # by more than ``d``, a token can only change where the best one leads by ``2 d`` or less: where the model was in doubt.
 #
 # :func:`decodeloop.quantize_onnx` rounds an ONNX graph. ONNX Runtime's fast product on a CPU also rounds the
-# *activations*, the numbers that are multiplied by the weights, to 8 bits, so as to compute in whole numbers.
+# :term:`activations`, the numbers that are multiplied by the weights, to 8 bits, so as to compute in whole numbers.
 # ``accuracy_level=0`` leaves them as they are. (A GPU always does.)
 
 kinds = {

@@ -11,7 +11,7 @@ penalty do to them, and draws the same tokens with PyTorch and with ONNX. :ref:`
 choice gives right answers.
 
 .. image:: /drawings/choosing.svg
-   :alt: Four steps from left to right. The logits as bars, one for each token. The same bars divided by a temperature,
+   :alt: Four steps. The logits as bars, one for each token. The same bars divided by a temperature,
          which makes them more or less even. The small ones cut off by top-k or top-p. The rest as parts of a line from
          0 to 1, on which a random number picks one token.
    :class: drawing

@@ -10,11 +10,12 @@ follow. This page lets 1 to 64 users come at random, measures both with the engi
 beside it what they would wait if they were answered one after the other. So it shows where the loops of this book stop
 making sense, and then how to move a model to the engines that are made for many.
 
-Setup
-=====
+.. image:: /drawings/queue.svg
+   :alt: Four users come one after another. In turn, each waits for all before; in one batch, nearly all start at once.
+   :class: drawing
 
-What is loaded, and where. Nothing in this cell is the topic; skip it. The bundled model is there for its tokens, and a
-larger one for the times. Its weights are random, since time depends on the shape alone.
+Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. The bundled model is there for its tokens,
+a larger one for the times. Its weights are random, since time depends on the shape alone.
 """
 
 import importlib.util
