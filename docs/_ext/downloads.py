@@ -27,7 +27,9 @@ This notebook is the page {page} of decodeloop. The next cell installs what it n
 since they hold the same files.
 {times}"""
 #: What a plot's line is called with; its value says nothing.
-DRAWING = re.compile(r"(plt|ax|axes|fig|figure|left|right)\b.*|.*\.(plot|hist|legend|set_\w*label)\(.*\)", re.DOTALL)
+DRAWING = re.compile(
+    r"(plt|ax|axes|fig|figure|left|right)\b.*|.*\.(plot|plot\.\w+|hist|legend|set_\w*label)\(.*\)", re.DOTALL
+)
 IMPORT = "import matplotlib.pyplot as plt\n\n"
 SHOW = """
 

@@ -85,13 +85,13 @@ def draw(speeds: dict[str, float], limits: dict[str, float], path: Path) -> None
         labels = [f"{share:.0f} %, {speeds[name]:,.0f} tokens/s" for name, share in zip(names, shares, strict=True)]
         for bar, label, share in zip(bars, labels, shares, strict=True):
             inside = share > 60
-            place = {"ha": "right", "color": "#10202e"} if inside else {"ha": "left"}
+            place = {"ha": "right", "color": "white"} if inside else {"ha": "left"}
             ax.text(share + (-1 if inside else 1), bar.get_y() + bar.get_height() / 2, label, va="center", **place)
         ax.axvline(100, color="C1")
         ax.text(100, -0.62, "limit", color="C1", ha="center", weight="bold")
         ax.set_xlim(0, max(104, *shares))
         ax.invert_yaxis()
         ax.set_xlabel("% of the limit")
-        ax.set_title("How near to what memory allows?", loc="left")
+        ax.set_title("How near to what memory allows?", loc="left", pad=24)
         figure.savefig(path, dpi=200)
         plt.close(figure)

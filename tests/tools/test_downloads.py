@@ -40,6 +40,12 @@ ax = frame.plot(title="drawn")
 ax.legend()
 
 # %%
+# Another
+# =======
+
+frame.plot.barh(title="drawn")
+
+# %%
 # Text
 # ====
 
@@ -103,6 +109,7 @@ def test_a_script_prints_tables_and_shows_figures(blocks, tmp_path):
     script = downloads.script_of(PAGE, blocks)
     assert 'print(frame.rename_axis(\n    "row"\n))  # as it is\n' in script
     assert "\nax.legend()\n" in script
+    assert '\nframe.plot.barh(title="drawn")\n' in script
     assert script.count("print(") == 2
     assert script.endswith("import matplotlib.pyplot as plt\n\nplt.show()\n")
     (tmp_path / "plot_x.py").write_text(script, encoding="utf-8")

@@ -7,12 +7,14 @@ has. An inventory may be older than the library.
 
 import argparse
 import importlib
+import re
 import zlib
 from pathlib import Path
 
 from recorded import ROOT
 
 FOLDER = ROOT / "docs" / "inventories"
+ENTRY = re.compile(r"(.+?)\s+(\S+)\s+(-?\d+)\s+(\S*)\s+(.*)")  # name, kind, priority, place, title
 KEPT = ("py:class", "py:data", "py:exception", "py:function", "py:method", "py:module")
 
 
@@ -21,8 +23,7 @@ def read_inventory(path: Path) -> tuple[str, list[list[str]]]:
     head, body = path.read_bytes().split(b"# The remainder of this file is compressed using zlib.\n", 1)
     version = head.decode().splitlines()[2].partition("Version: ")[2]
     lines = zlib.decompress(body).decode().splitlines()
-    names = (line.rsplit(maxsplit=4) if line.endswith(" -") else line.split(maxsplit=4) for line in lines)
-    return version, [entry for entry in names if len(entry) == 5]
+    return version, [list(found.groups()) for found in map(ENTRY.fullmatch, lines) if found]
 
 
 def write_inventory(path: Path, name: str, version: str, entries: list[list[str]]) -> None:
