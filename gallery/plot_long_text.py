@@ -108,9 +108,7 @@ short, long = lengths[-2:]
 most, growth = table.loc[long], table.loc[long] / table.loc[short]
 assert abs(growth["cache (MiB)"] / (long / short) - 1) < 0.05
 assert most["besides, in chunks (MiB)"] < most["besides, whole (MiB)"]
-print(
-    f"{long // short} x the text: {growth['whole (ms)']:.1f} x the time to read"
-)
+print(f"{long // short} x the text, {growth['whole (ms)']:.1f} x the time")
 ax = table.filter(like="besides").plot(loglog=True, style=["o-", "s--"])
 ax.set(title="Memory besides the cache", xlabel="tokens", ylabel="MiB")
 

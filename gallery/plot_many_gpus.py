@@ -10,9 +10,9 @@ more users. There are three ways, and this page runs each of them with engines t
 and sends, and computes from bytes, bandwidth and the time of one :term:`all-reduce` when which of them pays off.
 
 .. image:: /drawings/three-ways.svg
-   :alt: Two GPUs in two colours, three times. As replicas, each has all layers and its own users. In tensor
-         parallelism each has half of every layer, and two sums are sent across in each layer. With layers on different
-         devices, the first GPU has the first layers and sends on their result, and the second one has the rest.
+   :alt: Two GPUs, three times. As replicas, each has all four layers and a user of its own. In tensor parallelism each
+         has half of every layer, with two arrows between them in each, and one user. With layers spread, the first has
+         two layers and hands on to the second, which has the other two.
    :class: drawing
 
 Setup

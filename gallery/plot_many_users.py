@@ -11,8 +11,9 @@ with which servers avoid that, :term:`continuous batching` and the :term:`paged 
 comes with transformers, tells where the loops of this book stop making sense, and how to move a model over.
 
 .. image:: /drawings/continuous-batch.svg
-   :alt: Two charts of four rows over time. In the static batch, each short answer is followed by idle steps, in grey,
-         until the longest one has ended. In the continuous batch, the next user's answer begins where one has ended.
+   :alt: Eight requests of different lengths on four rows, over time. In static batches, the rows of short answers stay
+         idle until the longest has ended, and only then do the next four begin. In continuous batching, the next
+         request begins in a row as soon as it is free, fewer steps are needed, and few are idle.
    :class: drawing
 
 Setup

@@ -102,7 +102,7 @@ def in_turn(arrivals):
 
 
 def engine(model):
-    room = {"max_requests_per_batch": most, "num_blocks": 10 * most}
+    room = {"max_requests_per_batch": most, "num_blocks": 8 * most}
     room = ContinuousBatchingConfig(16, max_batch_tokens=512, **room)
     never_end = GenerationConfig(do_sample=False, eos_token_id=-1)
     return model.continuous_batching_context_manager(
@@ -113,9 +113,8 @@ def engine(model):
 def all_together(manager, arrivals):
     names, answers, begin = [], {}, time.perf_counter()
     for at, text, length in zip(arrivals, texts.tolist(), lengths, strict=False):
-        time.sleep(
-            max(0, begin + at - time.perf_counter())
-        )  # until this user comes
+        early = begin + at - time.perf_counter()
+        time.sleep(max(0, early))  # until this user comes
         how = {"max_new_tokens": length, "record_timestamps": True}
         names.append(manager.add_request(text, **how))
     while len(answers) < len(names):

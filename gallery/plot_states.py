@@ -11,8 +11,8 @@ of them (Qwen 3.5, LFM2, Falcon-H1). This page writes such a layer out, shows wh
 the length of the text, and goes through what a state cannot do.
 
 .. image:: /drawings/state.svg
-   :alt: Above, keys and values: one more column with each token that is read. Below, a state: a square that keeps its
-         size, takes in each new token and lets the old ones fade.
+   :alt: Six tokens. Above each, a stack of keys and values, which is one higher than the one before. Below, a state of
+         the same size at each token, handed on from one to the next.
    :class: drawing
 
 Setup

@@ -42,13 +42,18 @@ def _axes(axes) -> list[str]:
 
 
 def _lines(axes) -> list[str]:
-    told = []
+    told, marks = [], []
     for line in axes.get_lines():
-        heights = [float(value) for value in line.get_ydata()]
-        if line.get_label().startswith("_") or not heights:
+        across, up, label = line.get_xdata(), line.get_ydata(), line.get_label()
+        if label.startswith("_") or not len(up):
             continue
-        told.append(f"{line.get_label()}: {_number(heights[0])} to {_number(heights[-1])}")
-    return _some("Lines, from left to right", told)
+        if any(isinstance(place, str) for place in up):  # a mark in each row of horizontal bars
+            lengths = map(_number, line.get_xdata(orig=False))
+            marks += _some(f"Marks, {label}", [f"{at}: {length}" for at, length in zip(up, lengths, strict=True)])
+            continue
+        heights = line.get_ydata(orig=False)  # as numbers, whatever was drawn
+        told.append(f"{label}: {_number(heights[0])} to {_number(heights[-1])}" if len(across) > 1 else label)
+    return [*_some("Lines, from left to right", told), *marks]
 
 
 def _bars(axes) -> list[str]:

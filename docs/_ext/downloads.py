@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from measured import number, read_runs
-from references import Site, admonitions
+from references import Site, admonitions, tables
 
 INSTALL = """\
 # Installs what this page needs, if it is not there: for an NVIDIA GPU where there is one, else for a CPU.
@@ -72,7 +72,7 @@ def notebook_of(page: str, blocks: list, site: Site, conf, times: str) -> dict:
 
     here = f"auto_gallery/{page}"
     blocks = [
-        (kind, quiet(text) if kind == "code" else site.markdown(admonitions(text), here), line)
+        (kind, quiet(text) if kind == "code" else site.markdown(tables(admonitions(text)), here), line)
         for kind, text, line in blocks
     ]
     notebook = jupyter_notebook(blocks, conf.sphinx_gallery_conf, conf.sphinx_gallery_conf["src_dir"])

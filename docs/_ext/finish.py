@@ -24,7 +24,7 @@ OUTPUT = re.compile(
 REFERENCE = re.compile(r'(href="[./]*generated/(?P<page>[\w.]+)\.html)#(?!(?P=page)\b)[\w.]+"')
 LONGEST = 24  # lines of an output that is shown at once
 #: Plots that the pages or the build drew: by their files' names, so that those in a text written by hand count too.
-DRAWN = re.compile(r"/(sphx_glr_plot_\w+?_\d{3}|(measured_on|benchmarks)_[\w-]+)\.png$")
+DRAWN = re.compile(r"/(hero|sphx_glr_plot_\w+?_\d{3}|(measured_on|benchmarks)_[\w-]+)\.png$")
 
 
 def finish(text: str, page: Path) -> str:

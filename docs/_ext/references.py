@@ -2,6 +2,8 @@
 
 import re
 
+from docutils.nodes import make_id
+
 ROLE = re.compile(
     r":(?:\w+:)?(?P<role>func|class|meth|attr|mod|exc|data|obj|ref|doc|term):`(?P<text>[^`]+)`", re.DOTALL
 )
@@ -11,7 +13,9 @@ ADMONITION = re.compile(
     r"(?P<rest>(?:[ \t]*\n| {3,}[^\n]*(?:\n|\Z))*)",
     re.MULTILINE,
 )
-OPTION = re.compile(r"^ +:\w+:.*\n", re.MULTILINE)
+INNER = re.compile(r"(?<!`)`([^`<:]+)`_(?![_\w])")  # a heading of the same page
+TABLE = re.compile(r"^\.\. list-table::[^\n]*\n(?P<rest>(?:[ \t]*\n| {3,}[^\n]*(?:\n|\Z))*)", re.MULTILINE)
+OPTION = re.compile(r"^ +:[\w-]+:.*\n", re.MULTILINE)
 
 
 class Site:
@@ -59,7 +63,11 @@ class Site:
             shown = shown if named or titled else f"`{shown}{'()' if role in ('func', 'meth') else ''}`"
             return f"[{shown}]({self.url(found[0], found[1])})" if found and self.address else shown
 
-        return ROLE.sub(link, text).replace("\\ ", "")
+        def heading(match: re.Match) -> str:
+            title = " ".join(match[1].split())
+            return f"[{title}]({self.url(here, make_id(title))})" if self.address else title
+
+        return ROLE.sub(link, INNER.sub(heading, text)).replace("\\ ", "")
 
 
 def admonitions(text: str) -> str:
@@ -73,3 +81,21 @@ def admonitions(text: str) -> str:
         return "\n".join(f"> {line}".rstrip() for line in lines) + "\n\n"
 
     return ADMONITION.sub(quoted, text)
+
+
+def tables(text: str) -> str:
+    """Lists that are tables, as tables: the first row is the header."""
+
+    def table(match: re.Match) -> str:
+        rows: list[list[str]] = []
+        for line in OPTION.sub("", match["rest"]).splitlines():
+            if found := re.match(r" +(\* )?- ?(.*)", line):
+                if found[1]:
+                    rows.append([])
+                rows[-1].append(found[2].strip())
+            elif line.strip():
+                rows[-1][-1] += f" {line.strip()}"
+        rows.insert(1, ["---"] * len(rows[0]))
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n"
+
+    return TABLE.sub(table, text)

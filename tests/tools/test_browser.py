@@ -57,9 +57,10 @@ def test_a_plot_is_described():
     left.axhline(1)  # of which the legend says nothing
     left.set(title='Time of\na "step"', xlabel="rows", ylabel="ms")
     right.barh(["x", "y"], [3, 4])
+    right.plot([5, 6], ["x", "y"], "|", label="limit")
     assert alt_text.describe(figure) == (
         'Time of a "step". Axes, horizontal: rows, vertical: ms. Lines, from left to right: fused: 3 to 5.5. '
-        "Bars: x: 3; y: 4."
+        "Marks, limit: x: 5; y: 6. Bars: x: 3; y: 4."
     )
     figure.set_label("What the page says.")
     assert alt_text.describe(figure) == "What the page says."

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import downloads
 import notebooks
 import pytest
-from references import Site, admonitions
+from references import Site, admonitions, tables
 
 PAGE = '''"""
 .. _l-plot-x:
@@ -75,6 +75,7 @@ def test_references_become_links_to_the_site(site):
     assert site.markdown(":ref:`that\npage <l-plot-kv>`", here) == kept.replace("The cache?", "that page")
     assert site.markdown(":term:`prompts <prompt>`", here) == "[prompts](https://book.org/glossary.html#term-Prompt)"
     assert site.markdown(":doc:`plot_x`\\ s", here) == "[A title](https://book.org/auto_gallery/plot_x.html)s"
+    assert site.markdown("`That trap`_", here) == f"[That trap](https://book.org/{here}.html#that-trap)"
     name = "https://book.org/generated/decodeloop.generate.html#decodeloop.generate"
     assert site.markdown(":func:`~decodeloop.generate`", here) == f"[`generate()`]({name})"
     assert site.markdown(":class:`torch.Tensor`, :py:func:`len`", here) == "`torch.Tensor`, `len()`"
@@ -89,6 +90,13 @@ def test_boxes_become_quotations():
     assert admonitions(".. tip:: Short.\n\nAfter.\n") == "> **Tip**\n>\n> Short.\n\nAfter.\n"
     box = ".. admonition:: Trap\n   :class: warning\n\n   Two\n   lines.\n"
     assert admonitions(box) == "> **Trap**\n>\n> Two\n> lines.\n\n"
+
+
+def test_lists_that_are_tables_become_tables():
+    given = (
+        ".. list-table::\n   :header-rows: 1\n\n   * - a\n     - b\n   * - one\n       more\n     - ``x``\n\nAfter.\n"
+    )
+    assert tables(given) == "| a | b |\n| --- | --- |\n| one more | ``x`` |\n\nAfter.\n"
 
 
 def test_a_script_prints_tables_and_shows_figures(blocks, tmp_path):

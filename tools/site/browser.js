@@ -15,7 +15,7 @@
     found.sideways.push(`${named} makes it ${box.scrollWidth} pixels wide`);
     break;
   }
-  const plot = /(sphx_glr_plot_.*_\d+(_2_00x)?|measured_on_.*|benchmarks_.*)\.png$/;
+  const plot = /(hero|sphx_glr_plot_.*_\d+(_2_00x)?|measured_on_.*|benchmarks_.*)\.png$/;
   for (const image of document.querySelectorAll(".bd-article img")) {
     const full = parseFloat(image.style.getPropertyValue("--width")) || image.naturalWidth;
     const text = (points * 100 * image.clientWidth) / 72 / full;
