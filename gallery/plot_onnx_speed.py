@@ -197,9 +197,8 @@ times.round(3)
 # What does an operator cost that does nothing?
 # =============================================
 #
-# ONNX Runtime has to start each operator: find its inputs and outputs, call its code, on a GPU launch a :term:`kernel`,
-# the program that runs there. We chain 500 operators that each negate one number. What they take is this, and hardly
-# more.
+# ONNX Runtime has to start each operator: find its inputs and outputs, call its code, on a GPU launch a :term:`kernel`.
+# We chain 500 operators that each negate one number. What they take is this, and hardly more.
 
 
 def cost_of_starting(count=500):
