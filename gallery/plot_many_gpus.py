@@ -41,7 +41,7 @@ here = "cuda" if torch.cuda.device_count() >= 2 else "cpu"
 names = ["Xenova/llama2.c-stories110M"]
 if here == "cuda" and not FAST:
     names = ["microsoft/phi-1_5", "meta-llama/Llama-3.1-8B"]
-users, steps = ((1, 2), 8) if FAST else ((1, 16), 16)
+users, steps = ((1, 2), 8) if FAST else ((1, 8), 16)
 home = tempfile.TemporaryDirectory()
 threads = max(1, torch.get_num_threads() // 2)  # of a rank
 torch.set_num_threads(2 * threads)  # of one process: both sides have as many
