@@ -37,7 +37,7 @@ shape, sizes, count = "Xenova/llama2.c-stories110M", [1, 4, 16, 64], 12
 if torch.cuda.is_available():
     shape = "microsoft/phi-1_5"
 if FAST:
-    shape, sizes = "bundled", [1, 4, 16]
+    shape, sizes, count = "bundled", [1, 4, 16], 6
 large = decodeloop.load(shape, random_weights=True)
 folder = tempfile.TemporaryDirectory()
 path = Path(folder.name) / "model.onnx"
