@@ -113,6 +113,26 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def notebooks(session: nox.Session) -> None:
+    """The notebooks of a built site, each from an empty folder, with the package from a wheel; `-- plot_x` picks."""
+    folder = Path(session.create_tmp()) / "wheel"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier version
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")
+    (wheel,) = map(str, folder.glob("*.whl"))
+    session.install("--force-reinstall", "--no-deps", wheel)
+    extras = f"{wheel}[{onnxruntime_extra()},gguf,grammar]"
+    session.install(extras, *nox.project.dependency_groups(PROJECT, "notebooks"), "-c", "constraints.txt")
+    session.run("python", "tools/site/notebooks.py", *session.posargs)
+
+
+@nox.session(default=False)
+def browser(session: nox.Session) -> None:
+    """Look at a built site in an installed Chromium, on a phone and a desk, light and dark; `-- SITE` names which."""
+    session.install(*nox.project.dependency_groups(PROJECT, "browser"), "-c", "constraints.txt")
+    session.run("python", "tools/site/browser.py", *session.posargs)
+
+
+@nox.session(default=False)
 def record(session: nox.Session) -> None:
     """Run the pages on this machine's GPU and keep what they show in docs/recorded; `-- plot_generate` picks one."""
     install(session, "docs")
@@ -130,7 +150,7 @@ def promises(session: nox.Session) -> None:
 @nox.session(default=False, reuse_venv=False)
 def constraints(session: nox.Session) -> None:
     """Resolve constraints.txt anew; `-- torch==2.13.0` holds a version."""
-    groups = nox.project.dependency_groups(PROJECT, "lint", "tests", "docs")
+    groups = nox.project.dependency_groups(PROJECT, "lint", "tests", "docs", "browser")
     session.install("-e", ".[cpu,gguf,grammar]", *groups, *session.posargs)
     session.install(*SMOLLM2[:2])
     frozen = session.run("python", "-m", "pip", "freeze", "--exclude-editable", silent=True, log=False)

@@ -10,7 +10,9 @@ ROOT = HERE.parent
 sys.path[:0] = [str(ROOT / folder) for folder in ("docs/_ext", "tools/site", "benchmarks", "src")]
 from benchmark_page import write_benchmarks  # noqa: E402
 from book import complete_pages, join_image_options  # noqa: E402
+from cards import Pages  # noqa: E402
 from drawing import write_drawings  # noqa: E402
+from hero import write_hero  # noqa: E402
 from measured import PeakMemory, beside  # noqa: E402
 from measured_on import write_page  # noqa: E402
 from which_page import write_measured  # noqa: E402
@@ -24,21 +26,35 @@ repository = "https://github.com/decodeloop/decodeloop"
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
+    "notfound.extension",
+    "sphinx_markdown_builder",
+    "sphinx_sitemap",
+    "sphinxext.opengraph",
     "sphinx_gallery.gen_gallery",
+    "finish",
+    "downloads",
+    "page_top",
+    "changelog",
 ]
 suppress_warnings = ["sphinx_gallery.space_in_filename"]  # it means any folder above a page, too
 templates_path = [str(HERE / "_templates")]
 default_role = "code"
 
-# The build needs no network. With DECODELOOP_INTERSPHINX=1 the names of other libraries become links.
+# The build needs no network: docs/inventories holds what it links to, and tools/site/inventories.py makes it. With
+# DECODELOOP_INTERSPHINX=1 the newest inventories are fetched, of more libraries.
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", str(HERE / "inventories" / "python.inv")),
+    "pandas": ("https://pandas.pydata.org/docs", str(HERE / "inventories" / "pandas.inv")),
+}
 if os.environ.get("DECODELOOP_INTERSPHINX") == "1":
-    extensions.append("sphinx.ext.intersphinx")
     intersphinx_mapping = {
         "python": ("https://docs.python.org/3", None),
+        "pandas": ("https://pandas.pydata.org/docs", None),
         "numpy": ("https://numpy.org/doc/stable", None),
         "torch": ("https://docs.pytorch.org/docs/stable", None),
         "transformers": ("https://huggingface.co/docs/transformers/main/en", None),
@@ -71,7 +87,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "reset_modules": ("matplotlib", "book.start_afresh"),
     "reset_modules_order": "both",
-    "image_scrapers": ("matplotlib", "measured.keep_facts"),
+    "image_scrapers": ("alt_text.scrape", "measured.keep_facts"),
     "show_memory": PeakMemory(),
     "backreferences_dir": "auto_gallery/backreferences",
     "doc_module": ("decodeloop",),
@@ -86,14 +102,28 @@ sphinx_gallery_conf = {
     "download_all_examples": True,
 }
 
+# Where the site is published: what notebooks link to, and what a search engine is told. Empty if it is nowhere.
+html_baseurl = os.environ.get("DECODELOOP_SITE", "https://decodeloop.github.io/decodeloop/")
+ogp_site_url = html_baseurl
+ogp_image = "_static/page.png"
+ogp_image_alt = "A page of the book: a table and a plot of four decode loops"
+sitemap_url_scheme = "{link}"
+sitemap_show_lastmod = False
+sitemap_excludes = ["search.html", "genindex.html", "404.html", "_modules/*"]
+notfound_urls_prefix = "/" + html_baseurl.partition("//")[2].partition("/")[2]  # a page that is missed may be anywhere
 html_theme = "pydata_sphinx_theme"
 html_title = "decodeloop"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_js_files = ["book.js"]
+html_search_scorer = str(HERE / "search_order.js")
+html_last_updated_fmt = "%d %B %Y"
 html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sourcelink = False
-no_sidebar = ("index", "which", "how_we_measure", "measured_on", "benchmarks", "auto_gallery/index")
+# Pages without others below them: their sidebar would be empty.
+no_sidebar = ("index", "auto_gallery/index", "benchmarks", "changelog", "coverage", "design", "genindex", "glossary")
+no_sidebar += ("how_we_measure", "measured_on", "promises", "search", "which")
 html_sidebars = {page: [] for page in no_sidebar}
 html_theme_options = {
     "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": "decodeloop"},
@@ -105,24 +135,25 @@ html_theme_options = {
         "**": ["page-toc", "edit-this-page"],
         "index": [],
         "auto_gallery/index": [],
-        "measured_on": ["page-toc"],  # written by the build
-        "benchmarks": ["page-toc"],  # this one too
     },
     "footer_start": ["copyright"],
-    "footer_end": [],
+    "footer_end": ["last-updated"],
 }
 html_context = {
     "edit_page_provider_name": "GitHub",
     "repository": repository,
-    # A page is generated from gallery/, and an entry of the API from the package.
-    "edit_page_url_template": "{{ repository }}"
-    "{% if file_name.startswith('auto_gallery/plot_') %}/edit/main/{{ file_name[5:-4] }}.py"
-    "{% elif file_name.startswith('generated/') %}/tree/main/src/decodeloop"
-    "{% else %}/edit/main/docs/{{ file_name }}{% endif %}",
+    # docs/_ext/page_top.py says what a page is made from.
+    "edit_page_url_template": "{{ repository }}/{{ 'edit' if '.' in source_file else 'tree' }}/main/{{ source_file }}"
+    "{# of file_name #}",
+    "default_mode": "auto",
+    # Where Colab finds the notebooks, if they are published in a repository: OWNER/NAME/blob/BRANCH.
+    "colab": os.environ.get("DECODELOOP_COLAB", ""),
 }
 
 
 def setup(app):
+    app.add_directive("pages", Pages)
+    app.connect("builder-inited", lambda app: write_hero(Path(app.srcdir)))
     app.connect("builder-inited", lambda app: write_page(Path(app.srcdir)))
     app.connect("builder-inited", lambda app: write_benchmarks(Path(app.srcdir)))
     app.connect("builder-inited", lambda app: write_measured(Path(app.srcdir)))

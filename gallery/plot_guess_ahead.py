@@ -10,7 +10,7 @@ cheap guess the next tokens, and let the model check all guesses in one pass: th
 guesses from the text and by a :term:`draft model`, checks that no token changes, and measures what it brings.
 
 .. image:: /drawings/guess.svg
-   :alt: A draft proposes four tokens. The model reads them in one pass, takes the first two, and adds one of its own.
+   :alt: A draft proposes four tokens. The model reads them in one pass, takes the first three, and adds one of its own.
    :class: drawing
 
 Setup

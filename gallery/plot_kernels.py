@@ -10,11 +10,11 @@ once and does next to nothing with it, so it should take as long as reading does
 products take, makes fewer and larger ones of them, writes a :term:`kernel` for a single row in twenty lines, and then
 looks at what that brings in a step.
 
-Setup
-=====
+.. image:: /drawings/row-times-matrix.svg
+   :alt: A row times three matrices, as three products and as one with the matrices on top of one another: one start.
+   :class: drawing
 
-As on :ref:`l-plot-limit`: on a GPU the shape of `phi-1_5 <https://huggingface.co/microsoft/phi-1_5>`_, on a CPU that
-of `stories110M <https://github.com/karpathy/llama2.c>`_. Nothing in this cell is the topic; skip it.
+Setup, as on :ref:`l-plot-limit`. Nothing in this cell is the topic; skip it.
 """
 
 import copy

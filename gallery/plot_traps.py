@@ -14,10 +14,11 @@ wrong code and what it did here, a remedy, and the right code, which passes the 
 * `3. The mask left out after the prompt`_
 * `4. The exported file of yesterday`_
 
-Setup
-=====
+.. image:: /drawings/positions.svg
+   :alt: A padded row. Wrong: positions count the padding in the prompt and not after it. Right: they never do.
+   :class: drawing
 
-What is loaded, and where. Nothing in this cell is the topic; skip it.
+Setup: what is loaded, and where. Nothing in this cell is the topic; skip it.
 """
 
 import copy

@@ -16,10 +16,11 @@ there is the wrong code and what it did here, a remedy, and the right code, whic
 * `9. A last pass for nothing`_
 * `10. A cache that is copied at each step`_
 
-Setup
-=====
+.. image:: /drawings/clock.svg
+   :alt: A clock stops when the CPU has launched its work, while the GPU still computes. The right one waits for it.
+   :class: drawing
 
-What is loaded, and where. Nothing in this cell is the topic; skip it.
+Setup: what is loaded, and where. Nothing in this cell is the topic; skip it.
 """
 
 import tempfile
@@ -141,8 +142,7 @@ if device.type == "cuda":  # the same with one large product
 # 8. The prompt counted as generated
 # ==================================
 #
-# ``generate`` returns prompt and answer in one tensor. Its length over the time is not the speed of writing, since the
-# whole prompt was read in one pass.
+# ``generate`` returns prompt and answer in one tensor. Its length counts the prompt, which was read in one pass.
 
 # WRONG: all tokens count
 passes.clear()

@@ -101,6 +101,14 @@ def a_rank_counts_the_bytes_that_it_reads():
 
 
 @case
+def an_all_reduce_is_timed_on_all_ranks():
+    timings = decodeloop.measure_all_reduce(64, torch.bfloat16, repeats=2)
+    assert list(timings) == (["launched", "captured"] if DEVICE == "cuda" else ["launched"])
+    assert all(1e-7 < timing.median < 0.1 for timing in timings.values())
+    assert "size=0: expected" in refusal(decodeloop.measure_all_reduce, 0)
+
+
+@case
 def the_cache_of_the_whole_model_is_refused():
     model, part = pair("llama")
     text, cache = generate(model, prompt_ids(1, 5).to(DEVICE), return_cache=True, **OPTIONS)

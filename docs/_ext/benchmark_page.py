@@ -87,7 +87,7 @@ def _plot(rows: list[dict], axis: str, label: str, metric: str, title: str, path
     import matplotlib.pyplot as plt
 
     with plt.style.context(FIGURES):
-        figure, ax = plt.subplots(figsize=(8, 4))
+        figure, ax = plt.subplots(figsize=(6, 4.6))
         for engine, points in lines.items():
             style = {"color": "grey", "linestyle": "--"} if engine == LIMIT else {"marker": "o"}
             ax.plot(*zip(*sorted(points.items()), strict=True), label=engine, **style)
@@ -98,7 +98,7 @@ def _plot(rows: list[dict], axis: str, label: str, metric: str, title: str, path
         ax.set_xlabel(label)
         ax.set_ylabel("ms, logarithmic")
         ax.set_title(title)
-        figure.legend(loc="outside right upper")
+        figure.legend(loc="outside lower center", ncols=2)
         figure.savefig(path, dpi=160)
         plt.close(figure)
     return True

@@ -111,7 +111,7 @@ def comparison(runs: dict[str, dict]) -> str:
     if any(facts["memory"] for facts in runs.values()):
         rows.append(["most GPU memory (MiB)", *(number(facts["memory"] or None) for facts in runs.values())])
     title = "The figures of this page" + (", beside recorded runs of it" if len(runs) > 1 else "")
-    return list_table([["", *runs], *rows], title, "class: decodeloop-figures")
+    return list_table([["figure", *runs], *rows], title, "class: decodeloop-figures", "stub-columns: 1")
 
 
 def list_table(rows: Iterable[list[str]], title: str, *options: str) -> str:

@@ -66,15 +66,17 @@ def _table(machines: dict[str, dict[str, dict]]) -> str:
         rows["Time (s)"].append(number(sum(facts["time"] for facts in pages.values())))
         peak = max(facts["memory"] for facts in pages.values()) / 1024
         rows["Most GPU memory of a page (GiB)"].append(number(peak or None))
-    return list_table([["", *machines], *([label, *cells] for label, cells in rows.items())], "", "stub-columns: 1")
+    return list_table(
+        [["record", *machines], *([label, *cells] for label, cells in rows.items())], "", "stub-columns: 1"
+    )
 
 
 def _times(machines: dict[str, dict[str, dict]]) -> str:
-    rows = [["", *machines]]
+    rows = [["page", *machines]]
     for page in sorted({page for runs in machines.values() for page in runs}):
         times = (runs[page]["time"] if page in runs else None for runs in machines.values())
         rows.append([f":doc:`/auto_gallery/{page}`", *map(number, times)])
-    return list_table(rows, "Running time of each page (s)", "class: decodeloop-figures")
+    return list_table(rows, "Running time of each page (s)", "class: decodeloop-figures", "stub-columns: 1")
 
 
 def _plot(page: str, machines: dict[str, dict[str, dict]], source: Path) -> str | None:
@@ -90,7 +92,7 @@ def _plot(page: str, machines: dict[str, dict[str, dict]], source: Path) -> str 
     if not labels:
         return None
     with plt.style.context(FIGURES):
-        figure, ax = plt.subplots(figsize=(8, 1.2 + 0.32 * len(labels)))
+        figure, ax = plt.subplots(figsize=(6, 1.4 + 0.34 * len(labels)))
         rows = {label: index for index, label in enumerate(reversed(labels))}
         for index, (name, found) in enumerate(figures.items()):
             for limit in (False, True):
@@ -100,7 +102,7 @@ def _plot(page: str, machines: dict[str, dict[str, dict]], source: Path) -> str 
         ax.set_yticks(list(rows.values()), [label.removesuffix(UNIT) for label in rows])
         ax.set_xscale("log")
         ax.set_xlabel("tokens/s, logarithmic")
-        figure.legend(loc="outside upper center", ncols=len(figures))
+        figure.legend(loc="outside upper center", ncols=1 if len(figures) > 2 else 2)
         figure.savefig(source / f"measured_on_{page}.png", dpi=160)
         plt.close(figure)
     return f"measured_on_{page}.png"

@@ -60,13 +60,13 @@ def read_rules(path: Path = RULES) -> list[dict]:
 def write_measured(source: Path, results: Path = RESULTS, rules: Path = RULES) -> None:
     """Write what ``which.rst`` includes to a build's sources."""
     cases = measured_cases(results)
-    lines = [["", "holds", "runs overlap", "contradicted", "measured"]]
+    lines = [["rule", "holds", "runs overlap", "contradicted", "times measured", "machines"]]
     for rule in read_rules(rules):
         found = judge(rule, cases)
         counts = [len(places) for places in found.values()]
         machines = {place[0].split(",")[0] for places in found.values() for place in places}
-        where = f"{sum(counts)} times on {len(machines)} machine(s)" if sum(counts) else "not yet"
-        lines.append([rule["says"], *map(str, counts), where])
+        times = [str(sum(counts)), str(len(machines))] if sum(counts) else ["not yet", "–"]
+        lines.append([rule["says"], *map(str, counts), *times])
     text = list_table(lines, "How often each rule held where both were measured in turns", "class: decodeloop-figures")
     (source / INCLUDED).write_text(text + fastest(cases), encoding="utf-8")
 

@@ -28,7 +28,7 @@ def draw() -> Drawing:
         first_old = 5 if name == "sliding window" else 1  # the text is longer than the window
         first_new = first_old + (name == "sliding window")
         d.text(MARGIN, y, name, anchor="start", bold=True)
-        d.remark(MARGIN + 12 * len(name) + 8, y, what)
+        d.remark(MARGIN + 158, y, what)
         for x, kinds, first in ((MARGIN, old, first_old), (after, new, first_new)):
             labels = ["" if kind == "empty" else str(first + n) for n, kind in enumerate(kinds)]
             end = d.tokens(x, y + 20, labels, kinds)

@@ -19,6 +19,7 @@ from decodeloop.export.traced import export_inputs
 from decodeloop.export.write import ExportReport
 from decodeloop.folder import open_folder, save_folder
 from decodeloop.measuring.agreement import verify
+from decodeloop.measuring.all_reduce import measure_all_reduce
 from decodeloop.measuring.bandwidth import memory_bandwidth
 from decodeloop.measuring.describe import string_type
 from decodeloop.measuring.difference import max_diff, string_diff
@@ -67,6 +68,7 @@ __all__ = [
     "max_diff",
     "measure",
     "measure_all",
+    "measure_all_reduce",
     "memory_bandwidth",
     "onnx_generate",
     "open_folder",

@@ -70,7 +70,7 @@ def test_a_compiled_step_joins_what_stands_around_its_products(kind, dtype, monk
     def compiled(model):
         monkeypatch.setattr(merged_linear, "linear_for", lambda device: merged_linear.products.linear)
         fast = merged_linear.with_merged_linears(model)
-        return torch.compile(fast.forward, dynamic=False, options={"post_grad_custom_pre_pass": fusion})
+        return lambda: torch.compile(fast.forward, dynamic=False, options={"post_grad_custom_pre_pass": fusion})
 
     monkeypatch.setattr("decodeloop.engines.torch_static.compiled", compiled)
     ids = prompt_ids(1, 6)
@@ -82,5 +82,17 @@ def test_a_compiled_step_joins_what_stands_around_its_products(kind, dtype, monk
     if dtype == torch.float32:
         expected = model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
         assert torch.equal(got, expected)
+    else:
+        assert decodeloop.verify(model, decoder, ids, max_new_tokens=8).agrees
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["llama", "phi"])
+def test_a_compiled_step_on_a_cpu_sums_products_and_writes_the_same(kind, dtype):
+    model, ids = tiny(kind, dtype), prompt_ids(1, 6)
+    decoder = decodeloop.TorchDecoder(model, compile=True)
+    options = {"max_new_tokens": 8, "eos_token_id": None}
+    if dtype == torch.float32:
+        assert torch.equal(decoder.generate(ids, **options), decodeloop.generate(model, ids, **options))
     else:
         assert decodeloop.verify(model, decoder, ids, max_new_tokens=8).agrees

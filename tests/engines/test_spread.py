@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import spread_cases
 
+import decodeloop
 from decodeloop import TorchDecoder, run_ranks
 
 TESTS = Path(spread_cases.__file__).parent
@@ -107,6 +108,11 @@ def test_what_cannot_be_used_is_refused_before_a_process_starts(script, options,
     with pytest.raises(ValueError, match=message) as refused:
         run_ranks(script, **options)
     assert "\n" not in str(refused.value)
+
+
+def test_an_all_reduce_without_ranks_is_refused():
+    with pytest.raises(RuntimeError, match="needs ranks: call it in a script that decodeloop.run_ranks"):
+        decodeloop.measure_all_reduce(8)
 
 
 def test_no_nccl_is_said(script, monkeypatch):

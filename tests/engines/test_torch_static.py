@@ -9,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from decodeloop import TorchDecoder, generate
 from decodeloop.engines.kernels.merged_linear import linears_by_input, with_merged_linears
+from decodeloop.engines.kernels.products import summed
 
 
 def test_tokens_are_those_of_generate_while_the_buffers_grow(llama):
@@ -40,6 +41,31 @@ def test_a_compiled_step_writes_the_same_with_fewer_products(name, products, req
     options = {"attention_mask": mask, "max_new_tokens": 10, "eos_token_id": None}
     assert torch.equal(decoder.generate(ids, **options), generate(model, ids, **options))
     assert seen == [products]
+
+
+def test_every_size_is_compiled_however_many_there_were_before(llama, monkeypatch):
+    seen, most = [], torch._dynamo.config.recompile_limit  # of one function, after which torch runs it as it is
+
+    def backend(graph, inputs):
+        seen.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    decoder, ids = TorchDecoder(llama, compile=True), prompt_ids(1, 4)
+    for rows in range(1, most + 3):
+        many = ids.repeat(rows, 1)
+        assert torch.equal(decoder.generate(many, max_new_tokens=3), generate(llama, many, max_new_tokens=3))
+        assert len(seen) == rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_product_as_a_sum_is_that_of_pytorch(dtype, bias, rows):
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, rows, 32, dtype=dtype), torch.randn(8, 32, dtype=dtype)
+    added = torch.randn(8, dtype=dtype) if bias else None
+    torch.testing.assert_close(summed(x, weight, added), torch.nn.functional.linear(x, weight, added))
 
 
 def test_merged_layers_leave_the_model_as_it_was_and_share_its_other_weights(llama):

@@ -184,7 +184,6 @@ def test_a_compiled_step_writes_the_same(model, monkeypatch):
         graphs.append(graph)
         return graph.forward
 
-    torch._dynamo.reset()  # it compiles one function so many times, and no more
     monkeypatch.setattr(torch, "compile", functools.partial(compiled, backend=backend))
     ids, mask = left_padded([14, 2])
     options = {"attention_mask": mask, **OPTIONS}

@@ -137,7 +137,8 @@ def test_a_known_shape_has_its_published_size():
 
     from decodeloop.models.shapes import published_shape
 
-    for name, size in (("microsoft/phi-1_5", 1_418_270_720), ("Xenova/llama2.c-stories110M", 109_529_856)):
+    sizes = {"microsoft/phi-1_5": 1_418_270_720, "Xenova/llama2.c-stories110M": 109_529_856}
+    for name, size in (sizes | {"meta-llama/Llama-3.1-8B": 8_030_261_248}).items():
         config, _ = published_shape(name)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -187,7 +187,7 @@ def test_a_change_in_sampling_marks_the_pages_that_sample(book):
     """Of the book's own pages: some draw tokens, and all that decode can take the likeliest."""
     scripts = {path.stem: book.reached(path) for path in (ROOT / "gallery").glob("plot_*.py")}
     named = {page: {name for _, name in reached} for page, reached in scripts.items()}
-    draw = {"plot_guess_ahead", "plot_many_gpus", "plot_sampling", "plot_valid_answers"}
+    draw = {"plot_guess_ahead", "plot_many_gpus_traps", "plot_right_answers", "plot_sampling", "plot_valid_answers"}
     assert {page for page, names in named.items() if "Sampler" in names} == draw
     assert {"export_onnx", "greedy", "load", "provenance"} <= named["plot_export"]
     assert "quantize_onnx" in named["plot_precision"] - named["plot_export"]

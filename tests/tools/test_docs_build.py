@@ -9,9 +9,11 @@ from textwrap import dedent
 
 import build
 import pytest
+from page_list import face, listed
 from recorded import page_names
 
 ROOT = Path(__file__).parents[2]
+INDEX = ROOT / "gallery" / "index.rst"
 
 
 @pytest.fixture
@@ -34,15 +36,32 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_every_page_is_listed_once_and_shown_in_that_order():
-    text = (ROOT / "gallery" / "index.rst").read_text()
-    listed = re.findall(r"^   (plot_\w+)$", text, flags=re.MULTILINE)
-    assert sorted(listed) == page_names()
-    assert re.findall(r":link: sphx_glr_auto_gallery_(\w+)\.py", text) == listed
-    assert re.findall(r":img-top: .*/sphx_glr_(\w+)_thumb\.png", text) == listed
-    assert re.findall(r"^   \.\. grid-item-card:: (\d+)\.", text, flags=re.MULTILINE) == [
-        str(n + 1) for n in range(len(listed))
-    ]
+def test_every_page_is_listed_once():
+    assert sorted(re.findall(r"^   (plot_\w+): ", INDEX.read_text(), flags=re.MULTILINE)) == page_names()
+
+
+def test_a_listed_page_may_be_described_in_several_lines():
+    lines = ["plot_a: What a", "   graph is: a file.", "", "plot_b: One line."]
+    assert listed(lines) == {"plot_a": "What a graph is: a file.", "plot_b": "One line."}
+
+
+@pytest.mark.parametrize("page", page_names())
+def test_a_card_has_the_title_of_its_page(page):
+    script = ROOT / "gallery" / f"{page}.py"
+    title = face(page, script)[0]
+    lines = ast.get_docstring(ast.parse(script.read_text())).splitlines()
+    assert lines[lines.index(title) - 1] == lines[lines.index(title) + 1] == "=" * len(lines[lines.index(title) + 1])
+    assert lines[0] == f".. _l-{page.replace('_', '-')}:"
+
+
+def test_a_card_shows_the_drawing_of_its_page_else_its_plot(tmp_path):
+    plain, drawn = tmp_path / "then" / "plot_a.py", tmp_path / "now" / "plot_a.py"
+    for path, image in ((plain, ""), (drawn, ".. image:: /drawings/loop.svg")):
+        path.parent.mkdir()
+        path.write_text(f'"""\n=====\nWords\n=====\n\n{image}\n"""\n')
+    assert face("plot_a", plain, plain.parent) == ("Words", "/auto_gallery/images/thumb/sphx_glr_plot_a_thumb.png")
+    assert face("plot_a", plain, drawn.parent) == ("Words", "/drawings/loop.svg")
+    assert face("plot_a", drawn, plain.parent) == ("Words", "/drawings/loop.svg")
 
 
 def test_every_public_name_is_in_the_api_reference():
@@ -137,6 +156,14 @@ def test_clean_page_passes_the_check(tmp_path):
     assert build.check_html(tmp_path, ["/home/someone/"]) == []
 
 
+def test_a_notebook_with_an_image_that_was_not_converted_fails_the_check(tmp_path):
+    (tmp_path / "_downloads" / "0").mkdir(parents=True)
+    for name, text in {"plot_a": "<img src=data:image/svg+xml>", "plot_b": ".. image:: /drawings/loop.svg"}.items():
+        (tmp_path / "_downloads" / "0" / f"{name}.ipynb").write_text(text)
+    (found,) = build.check_html(tmp_path, [])
+    assert found == "_downloads/0/plot_b.ipynb: an image that Jupyter cannot show"
+
+
 def test_private_paths_name_this_project_and_no_whole_disk(monkeypatch):
     monkeypatch.setattr(build, "ROOT", Path("/home/someone/R&D [1]"))
     private = build.private_paths()
@@ -150,6 +177,7 @@ def test_debris_fails_the_build(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build, "fingerprint", lambda device: {})
     monkeypatch.setattr(build, "prepare", lambda *arguments: None)
     monkeypatch.setattr(build, "check_html", lambda *arguments: ["plot_a.html:1: a traceback"])
+    monkeypatch.setattr(build, "write_markdown", lambda *arguments: None)
     monkeypatch.setattr(build.subprocess, "run", fake := FakeSphinx())
     assert build.main(["--fast", "-j", "2"]) == 1
     assert "a traceback" in capsys.readouterr().out
@@ -157,6 +185,9 @@ def test_debris_fails_the_build(tmp_path, monkeypatch, capsys):
     assert fake.environment["TQDM_DISABLE"] == "1"
     assert fake.command[1:5] == ["-m", "sphinx", "-b", "html"]
     assert {"-W", "-j", "2"} <= set(fake.command)
+    assert build.main(["--only", "plot_a.py"]) == 1  # what other pages show of it may not be there: no -W
+    assert r"sphinx_gallery_conf.filename_pattern=/plot_a\.py" in fake.command
+    assert "-W" not in fake.command
     fake.returncode = 2
     assert build.main([]) == 2
     assert fake.environment["UNITTEST_GOING"] == os.environ.get("UNITTEST_GOING", "0")

@@ -357,7 +357,7 @@ def test_figures_stand_beside_the_recorded_ones(project):
     runs = measured.read_runs("plot_a", project / "cpu", project)
     assert list(runs) == ["this run (cpu)", "NVIDIA X, recorded"]
     text = " ".join(measured.comparison(runs).split())
-    assert "* - - this run (cpu) - NVIDIA X, recorded" in text
+    assert "* - figure - this run (cpu) - NVIDIA X, recorded" in text
     assert "* - loop (tokens/s) - 1.50 - 1,234 * - limit (tokens/s) - 120 - –" in text
     assert "* - running time of the page (s) - 30.2 - 12.5 * - most GPU memory (MiB) - – - 2,048" in text
 

@@ -21,7 +21,9 @@ import urllib.parse
 from pathlib import Path
 
 from digest import Package
+from for_programs import write_markdown
 from recorded import PACKAGE, ROOT, RecordError, changes, lay_out, page_names, read_record, write_json
+from serve import serve
 
 DOCS = ROOT / "docs"
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "torch", "transformers")
@@ -123,7 +125,11 @@ def private_paths() -> list[str]:
 def check_html(site: Path, private: list[str]) -> list[str]:
     """What no page should show, one line for each find: this machine's folders, and the debris of programs."""
     pages = [path for path in sorted(site.rglob("*.html")) if "_modules" not in path.relative_to(site).parts]
-    return [line for path in pages for line in check_text(path, site, private)]  # _modules: source, not output
+    found = [line for path in pages for line in check_text(path, site, private)]  # _modules: source, not output
+    for path in sorted(site.glob("_downloads/*/*.ipynb")):
+        if ".. image::" in path.read_text(encoding="utf-8"):
+            found.append(f"{path.relative_to(site)}: an image that Jupyter cannot show")
+    return found
 
 
 def check_text(path: Path, folder: Path, private: list[str]) -> list[str]:
@@ -147,9 +153,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--recorded", metavar="DEVICE", help="render a recorded run, docs/recorded/DEVICE; nothing runs"
     )
     parser.add_argument("--strict", action="store_true", help="with --recorded: what has changed since is an error")
+    parser.add_argument("--only", metavar="PAGE", help="run that page alone, such as plot_batch; others as they are")
+    parser.add_argument("--serve", action="store_true", help="show the site on this machine; build again on changes")
     parser.add_argument("--links", action="store_true", help="check that the links to other sites lead somewhere, too")
     options, for_sphinx = parser.parse_known_args(arguments)
 
+    if options.serve:
+        given = sys.argv[1:] if arguments is None else arguments
+        return serve([each for each in given if each != "--serve"], main)
     changed: list[str] = []
     if options.recorded:
         try:
@@ -164,7 +175,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.fresh:
             shutil.rmtree(folder, ignore_errors=True)
         prepare(folder, fingerprint(device))
-    sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", *for_sphinx]
+    strict = [] if options.only else ["-W", "--keep-going"]  # what other pages refer to may not be there
+    if options.only:
+        for_sphinx += ["-D", rf"sphinx_gallery_conf.filename_pattern=/{Path(options.only).stem}\.py"]
+    sphinx = [sys.executable, "-m", "sphinx", "-b", "html", *strict, *for_sphinx]
     folders = ["-c", DOCS, "-d", folder / "doctrees", folder / "source", folder / "html"]
     environment = os.environ | QUIET | {"UNITTEST_GOING": "1" if options.fast else "0"}
     built = subprocess.run([*sphinx, *folders], env=environment)
@@ -173,10 +187,12 @@ def main(arguments: list[str] | None = None) -> int:
         built = subprocess.run(links, env=environment)
     if built.returncode:
         return built.returncode
+    if not options.only:
+        write_markdown([sys.executable, "-m", "sphinx", *for_sphinx, *folders[:-1]], folder, environment)
     found = check_html(folder / "html", private_paths())
     print(*found, sep="\n", end="\n" if found else "")
     print(*changed, sep="\n", end="\n" if changed else "")
-    print(f"The site, pages {ran}: {(folder / 'html' / 'index.html').relative_to(ROOT)}")
+    print(f"The site, pages {ran}: {(folder / 'html' / 'index.html').relative_to(ROOT)}", flush=True)
     return 1 if found else 0
 
 

@@ -100,7 +100,7 @@ class StaticStep(CapturedStep):
     def __init__(self, decoder: TorchDecoder, batch: int, capacity: int) -> None:
         super().__init__(decoder.capture, batch, capacity, decoder.device)
         config, dtype, device = decoder.config, decoder.model.dtype, decoder.device
-        self.forward, self.cache_argument = decoder.forward_one, decoder.cache_argument
+        self.forward, self.cache_argument = decoder.new_forward_one(), decoder.cache_argument
         self.local_rows = decoder.local_rows
         self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
         self.cache = StaticCache(config=config, max_cache_len=capacity)

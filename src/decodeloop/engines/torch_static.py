@@ -81,7 +81,7 @@ class TorchDecoder(TorchEngine):
         self.capture = Capture(cuda_graph, torch.cuda.Stream(self.device) if on_gpu else None)
         placed, self.local_rows = with_local_rows(model)
         self.forward_many = placed.forward
-        self.forward_one = compiled(placed) if compile else placed.forward
+        self.new_forward_one = compiled(placed) if compile else lambda: placed.forward
         self.steps: BufferPool[StaticStep] = BufferPool(capacity, self.max_positions)
 
     generate, stream = run, decode
@@ -96,7 +96,7 @@ class TorchDecoder(TorchEngine):
             self.generation += 1  # a stream that is still open must not go on
             for step in self.steps.kept.values() if "steps" in self.__dict__ else ():
                 step.release()
-            for name in ("step", "steps", "forward_one", "forward_many"):
+            for name in ("step", "steps", "new_forward_one", "forward_many"):
                 self.__dict__.pop(name, None)
 
     def __enter__(self) -> Self:

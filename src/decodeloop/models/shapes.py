@@ -83,6 +83,27 @@ SHAPES: dict[str, dict[str, Any]] = {
         "eos_token_id": 128001,
         "dtype": "bfloat16",
     },
+    "meta-llama/Llama-3.1-8B": _LLAMA
+    | {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        "bos_token_id": 128000,
+        "eos_token_id": 128001,
+        "dtype": "bfloat16",
+    },
     "Qwen/Qwen2.5-0.5B": {
         "model_type": "qwen2",
         "vocab_size": 151936,

@@ -1,7 +1,7 @@
 """Linear layers that read the same tensor, computed as one product: fewer and larger kernels, the same numbers.
 
-On a GPU the product of a single row, which is a decode step of one text, is an operator of our own
-(:mod:`decodeloop.engines.kernels.products`).
+The product of a single row, which is a decode step of one text, is one of our own: an operator on a GPU, a sum on a
+CPU (:mod:`decodeloop.engines.kernels.products`).
 
 Which layers share an input is found by watching a model read one token, so this knows no architecture: queries, keys
 and values do, gate and up do, and a parallel block reads one tensor for all of these.
@@ -64,7 +64,7 @@ class Columns(nn.Module):
 
 def linear_for(device: torch.device) -> Any:
     """The fastest ``linear(x, weight, bias)`` on a device."""
-    return products.linear if device.type == "cuda" else functional.linear
+    return {"cuda": products.linear, "cpu": products.summed}.get(device.type, functional.linear)
 
 
 def with_merged_linears(model: PreTrainedModel) -> PreTrainedModel:
