@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
 FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")  # DejaVu, as wide as any that a reader may have
 NAMES = sorted(load_drawings())
+STYLE = (ROOT / "docs" / "_static" / "book.css").read_text()
+DARK = re.compile(r'\[data-theme="dark"\] [^{]*img\.drawing \{[^}]*filter: invert\(([\d.]+)\) hue-rotate\(180deg\);')
 
 
 def elements(name):
@@ -35,15 +37,16 @@ def contrast(one, other):
 
 
 def in_dark_theme(color):
-    """What docs/_static/book.css makes of a colour there: invert(0.9), then hue-rotate(180deg)."""
-    r, g, b = ((0.9 + (1 - 2 * 0.9) * int(color[n : n + 2], 16) / 255) for n in (1, 3, 5))
+    """What docs/_static/book.css makes of a colour there, as the specification of filters defines it."""
+    turned = float(DARK.search(STYLE)[1])
+    r, g, b = (turned + (1 - 2 * turned) * int(color[n : n + 2], 16) / 255 for n in (1, 3, 5))
     lr, lg, lb = 0.213, 0.715, 0.072
-    turned = (
+    hues = (
         (lr - (1 - lr)) * r + 2 * lg * g + 2 * lb * b,
         2 * lr * r + (lg - (1 - lg)) * g + 2 * lb * b,
         2 * lr * r + 2 * lg * g + (lb - (1 - lb)) * b,
     )
-    return "#" + "".join(f"{round(255 * min(max(part, 0), 1)):02x}" for part in turned)
+    return "#" + "".join(f"{round(255 * min(max(part, 0), 1)):02x}" for part in hues)
 
 
 def box_of(rect):
