@@ -186,7 +186,7 @@ stored = dict.fromkeys(runs, model) | graphs
 stored.pop("llama.cpp, 4 bits", None)
 half = written + new_tokens // 2
 limits = {n: decodeloop.roofline(each, length=half) for n, each in stored.items()}
-title = f"Tokens per second, {loaded.name}, {device.type}"
+title = "Tokens per second, " + loaded.name.rpartition("/")[-1]
 timings.plot(limit=limits, title=title)
 table = timings.table(limit=limits)
 speeds = table["tokens/s"]

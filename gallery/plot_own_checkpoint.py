@@ -37,8 +37,10 @@ folder = Path(temporary.name)
 asked = {
     "factorial(n)": "Return the factorial of n",
     "fibonacci(n)": "Return the n-th Fibonacci number",
+    "largest(values)": "Return the largest of values",
     "gcd(a, b)": "Return the greatest common divisor of a and b",
     "smallest(values)": "Return the smallest of values",
+    "is_prime(n)": "Return True if n is prime",
     "count_vowels(text)": "Count the vowels in text",
     "is_palindrome(text)": "Return True if text is a palindrome",
 }
@@ -69,8 +71,8 @@ print(texts[0])
 
 # %%
 # Now a few steps of training. The texts are padded to one length: on the right, as is usual in training, where no token
-# attends to what comes after it. A label of -100 is not counted. The *loss* says how unlikely the model found each next
-# token, and each step of the optimizer changes the weights so that it falls.
+# attends to what comes after it. A label of -100 is not counted. Each step changes the weights so that the *loss*
+# falls.
 
 learned = [text for i, text in enumerate(texts) if i % 3 != 2]
 padded = {"return_tensors": "pt", "padding": True}
@@ -124,7 +126,6 @@ print(f"a {report.graph} graph, in {report.seconds:.1f} s: {report.checked}")
 ids = tokenizer(kept[0], return_tensors="pt").input_ids.to(device)
 proof = decodeloop.verify(mine.model, graphs[whole], ids, max_new_tokens=24)
 assert proof.agrees
-print(proof)
 
 # %%
 # 8 bits, 4 bits: what did it cost?
@@ -163,7 +164,6 @@ for name, decoder in decoders.items():
     table.loc[name, "changed"] = sum(changes)
     table.loc[name, "perplexity"] = decodeloop.perplexity(decoder, **rows)
 lost = 100 * (table["perplexity"] / table["perplexity"][whole] - 1)
-assert table["MB"].is_monotonic_decreasing
 assert abs(lost["int8"]) < 5
 table["MB"].plot.barh(title="Size on the disk", xlabel="MB", ylabel="")
 table.round(3)
