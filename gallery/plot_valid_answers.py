@@ -153,7 +153,7 @@ class Follows:
 schema = {
     "type": "object",
     "properties": {
-        "item": {"type": "string", "maxLength": 12},
+        "item": {"type": "string", "maxLength": 8},
         "verdict": {"enum": ["good", "bad"]},
         "stars": {"type": "integer", "minimum": 1, "maximum": 5},
     },
@@ -173,7 +173,7 @@ def is_form(text):
         item, verdict, stars = (said[key] for key in schema["required"])
     except (ValueError, TypeError, KeyError):
         return False
-    return len(item) <= 12 and verdict in ("good", "bad") and stars in range(1, 6)
+    return len(item) <= 8 and verdict in ("good", "bad") and stars in range(1, 6)
 
 
 checks = {"regular expression": re.compile("[1-5] stars?").fullmatch}
@@ -205,7 +205,7 @@ assert torch.equal(same[:, length:], tokens["JSON schema"].cpu())
 # its matcher took in each step. Beside it is a step of the model, for as many rows.
 
 step = decodeloop.prefill_and_decode(
-    lambda k: decoder.generate(**few, max_new_tokens=k, eos_token_id=None), 12
+    lambda k: decoder.generate(**few, max_new_tokens=k, eos_token_id=None), 6
 ).decode
 cost = {
     kind: pandas.Series(rule.seconds).median() for kind, rule in rules.items()
