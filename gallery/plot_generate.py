@@ -131,7 +131,7 @@ assert torch.equal(decodeloop.generate(model, input_ids), outputs)
 # The model as an ONNX graph
 # ==========================
 #
-# `ONNX <https://onnx.ai>`_ describes a model as a graph of *operators*, such as a product of two matrices or a sum.
+# `ONNX <https://onnx.ai>`_ describes a model as a graph of :term:`operators <operator>`, such as products or sums.
 # `ONNX Runtime <https://onnxruntime.ai>`_ executes such a graph without Python. The export runs the model once, on
 # example inputs, and records the operators. It has to be told which dimensions vary from call to call. All others get
 # the size that they have in the example.
@@ -154,9 +154,9 @@ for name, sizes in (report.inputs | report.outputs).items():
 # The same loop around the graph
 # ==============================
 #
-# :func:`decodeloop.onnx_generate` is the loop from above with the graph in the model's place. It opens a *session*:
-# ONNX Runtime loads the graph and rewrites it for this machine. We keep the session, so that later calls need not open
-# another. Two programs add numbers in different orders, so their logits differ in the last digits.
+# :func:`decodeloop.onnx_generate` is the loop from above with the graph in the model's place. It opens a
+# :term:`session`: ONNX Runtime loads the graph and rewrites it for this machine. We keep it, so that later calls need
+# not open another. Two programs add numbers in different orders, so their logits differ in the last digits.
 # :func:`decodeloop.verify` lets both read the same text and compares what they say at each step.
 
 onnx_outputs, session, last_feeds = decodeloop.onnx_generate(
@@ -233,8 +233,8 @@ timings.plot(limit, title=f"Tokens per second\n{shape}, random weights")
 # ===================
 #
 # To get an answer, ``generate``, which can do everything, :term:`beam search` included. To learn how decoding works, or
-# to change it, a loop of your own. To run a model that does not change any more inside a program, a graph: it writes
-# the same tokens without Python between the operators. :ref:`l-plot-engines` compares more ways. Here they reached:
+# to change it, a loop of your own. To run a finished model inside a program, a graph: it writes the same tokens without
+# Python between the operators. :ref:`l-plot-engines` compares more ways. Here they reached:
 
 speed = df["tokens/s"]
 for loop in speed.sort_values(ascending=False).index:

@@ -127,7 +127,8 @@ def losses(decoder):
 #
 # :func:`decodeloop.quantize_onnx` rounds an ONNX graph. ONNX Runtime's fast product on a CPU also rounds the
 # :term:`activations`, the numbers that are multiplied by the weights, to 8 bits, so as to compute in whole numbers.
-# ``accuracy_level=0`` leaves them as they are, which a GPU always does.
+# ``accuracy_level=0`` leaves them as they are, which a GPU always does. How much slower that makes a CPU stands in the
+# reference of the function, so keep the default there.
 
 kinds = {
     "int8, block 32": {"bits": 8},
