@@ -208,7 +208,7 @@ table.assign(same=same).drop(columns=["limit (tokens/s)", "spread"]).round(2)
 #    * - `transformers serve <https://huggingface.co/docs/transformers/main/en/serving>`_
 #      - you want the same behind an HTTP interface like OpenAI's
 #    * - :class:`decodeloop.TorchDecoder`
-#      - one program on a GPU writes one text or a batch, and you want no export, since weights still change perhaps
+#      - one program on a GPU writes one text or a batch, and you want no export, perhaps since weights still change
 #    * - ONNX Runtime, fused graph
 #      - the model runs inside a program, on a CPU or an NVIDIA GPU, also in 4 bits, and does not change any more
 #    * - `onnxruntime-genai <https://onnxruntime.ai/docs/genai/>`_

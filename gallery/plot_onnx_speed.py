@@ -179,8 +179,8 @@ timings = decodeloop.measure_all(runs, repeats=15, warmup=3)
 times = timings.table()["median (ms)"].unstack(0)[list(steps)]
 limits = [decodeloop.roofline(paths["fused"], length=n) for n in lengths]
 times["limit"] = [1e3 * limit.seconds for limit in limits]
-title, xlabel = f"Time of a step, {source}", "positions in the cache"
-times.plot(style="o-", title=title, xlabel=xlabel, ylabel="ms per token", ylim=0)
+ax = times.plot(style=["o-", "s--", "^-.", ":"], ylabel="ms per token", ylim=0)
+ax.set(title=f"Time of a step, {source}", xlabel="positions in the cache")
 slopes = (times.iloc[-1] - times.iloc[0]) / (lengths[-1] - lengths[0])
 assert FAST or slopes["fused graph"] < slopes["numpy feeds"]
 for name, slope in slopes[list(steps)].items():

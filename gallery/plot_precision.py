@@ -190,6 +190,7 @@ assert large_blocks[4] < 1.1 < small_blocks[2] < large_blocks[2]
 
 title, ylabel = "Perplexity against bits", "perplexity / the model's"
 ax = curves.plot(style="o-", title=title, xlabel="bits", ylabel=ylabel)
+ax.set_xticks(curves.index)
 ax.invert_xaxis()
 
 # %%
