@@ -171,7 +171,7 @@ for name, make in steps.items():
 # The steps take turns. The :term:`limit` is the least time in which this machine reads the weights, and the keys and
 # values of that many positions.
 
-lengths, runs = (24, 88) if FAST else (24, 512, 1024), {}
+lengths, runs = (24, 88) if FAST else (24, 512, 960), {}
 for length in lengths:
     text = text_of(length)
     runs |= {(name, length): make(*text) for name, make in steps.items()}
