@@ -148,7 +148,7 @@ for name, (m, options) in breakages.items():
     changed[name] = (broken[name] != right).any(-1).tolist()
     assert not changed[name][lengths.index(width)]  # the row without padding
     assert any(changed[name]) == (name != "rotary, no position ids at all")
-pandas.DataFrame(changed).T.replace({True: "x", False: "-"})
+pandas.DataFrame(changed).rename_axis("row").T.replace({True: "x", False: "-"})
 
 # %%
 # So count the position ids from the mask in every step. A rotary model does not miss them where they are left out in
