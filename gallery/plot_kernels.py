@@ -139,12 +139,11 @@ ways["joined"] = multiply_all(products)
 # A kernel for one row
 # ====================
 #
-# Libraries tune their products for many rows, and with a single one may leave part of the memory's speed unused. With
-# one row, each number of the result belongs to a row of the matrix: the two rows are multiplied and summed up. On a CPU
-# we write just that, and ``torch.compile`` makes a loop of it that reads the matrix once. For a GPU we write a kernel
-# in `Triton <https://triton-lang.org>`_, which comes with PyTorch there. Many copies of it, the *programs*, run at
-# once. Each takes ``H`` rows of the matrix, ``W`` columns of them at a time, adds up in float32, and stores ``H``
-# numbers.
+# Libraries tune products for many rows, and with a single one may leave part of the memory's speed unused. With one
+# row, each number of the result belongs to a row of the matrix: the two rows are multiplied and summed up. On a CPU we
+# write just that, and ``torch.compile`` makes a loop of it that reads the matrix once. For a GPU we write a kernel in
+# `Triton <https://triton-lang.org>`_, which comes with PyTorch there. Many copies of it, the *programs*, run at once.
+# Each takes ``H`` rows of the matrix, ``W`` columns of them at a time, adds up in float32, and stores ``H`` numbers.
 
 if on_gpu:
     import triton
