@@ -62,9 +62,9 @@ def save(name):
 # **Replicas** are whole models, each of which serves other users. In :term:`tensor parallelism` each rank has some
 # heads of every attention and some columns of every feed-forward block, so both work on the same token at the same
 # time. Attention and feed-forward block each end in a sum over the ranks, an all-reduce, for which both have to meet.
-# So there are two for each layer, and one more for the embedding. With **layers on different devices**, a token passes
-# through one device and then through the other, and while one works, the other waits. transformers does all three, and
-# only the way to load a folder differs:
+# So there are two for each layer, and mostly one for the embedding. With **layers on different devices**, a token
+# passes through one device and then through the other, and while one works, the other waits. transformers does all
+# three, and only the way to load a folder differs:
 
 
 def load(folder, device_map=None, **sizes):
@@ -82,8 +82,7 @@ def load(folder, device_map=None, **sizes):
 #
 # PyTorch counts for us what is sent while it runs one step. How long does one all-reduce take?
 # :func:`decodeloop.measure_all_reduce` adds up a hundred small tensors, one after the other, as Python launches them,
-# and on GPUs also in a captured :term:`CUDA graph`, as a decode step has them. The last one that it times is what
-# counts.
+# and on GPUs also in a captured :term:`CUDA graph`, as a decode step has them. These count.
 
 
 @torch.no_grad()
@@ -97,7 +96,7 @@ def sent_by(model):
     most = users[1] * model.config.hidden_size, model.dtype
     for way, timing in decodeloop.measure_all_reduce(*most).items():
         facts[f"an all-reduce {way}"] = timing.median
-        facts["an all-reduce"] = timing.median  # of the last way
+        facts["an all-reduce"] = timing.median  # the captured one on GPUs
     return facts
 
 
