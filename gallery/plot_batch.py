@@ -11,8 +11,8 @@ proves that each row gets the answer that it gets alone, shows what breaks it, a
 
 .. image:: /drawings/left-padding.svg
    :alt: Three prompts of different lengths, one below the other. The shorter ones have padding on their left, so that
-         all of them end in the same column. Below each row stand its attention mask, 0 for padding and 1 for a token,
-         and its position numbers, which count from 0 at the row's first token.
+         all of them end in the same column, and the next one has a new token of each. Below each row stand its
+         attention mask, 0 for padding and 1 for a token, and its position ids, which count from 0 at its first token.
    :class: drawing
 
 Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. Tokens are compared on the small model
@@ -126,8 +126,8 @@ print(f"{(answers == pad).float().mean():.0%} of the batch is padding")
 # What goes wrong
 # ===============
 #
-# We leave something out, and mark the rows whose first 30 new tokens change. A model that is given no position ids
-# counts by itself, padding included. What that does depends on the model. Ours encodes positions by rotation
+# We leave something out, and mark with x the rows whose first 30 new tokens change. A model that is given no position
+# ids counts by itself, padding included. What that does depends on the model. Ours encodes positions by rotation
 # (:term:`RoPE`), so that only the *distance* between two tokens counts. GPT-2 *learns* a vector for each position. We
 # take a tiny one with random weights.
 
@@ -157,8 +157,8 @@ pandas.DataFrame(changed).T.replace({True: "x", False: "-"})
 # of counting to the other.
 #
 # Without the mask a row attends to its padding, and whether that changes a token is chance. Row 3, the longest, has no
-# padding and never changes, so a test with a single prompt passes. Nothing but the answer says that it is wrong. Here
-# is a row that changed, with the mask and without it:
+# padding and never changes, so a test with a single prompt passes. No error is raised either: only the answer shows it.
+# Here is a row that changed, with the mask and without it:
 
 row = changed["rotary, no mask"].index(True)
 for tokens in (answers[row], broken["rotary, no mask"][row]):
@@ -220,8 +220,8 @@ print(f"{sum(new)} steps one by one, {max(new)} steps all at once:", end=" ")
 print(f"{gain:.1f} x as fast")
 
 # %%
-# Prompts can be sorted by length, answers cannot, since nobody knows it before. So servers let a row that has ended
-# leave at once and give its place to the next prompt: :term:`continuous batching`.
+# Prompts can be sorted by their length. Answers cannot, since nobody knows beforehand how long they will be. So servers
+# let a row that has ended leave at once and give its place to the next prompt: :term:`continuous batching`.
 #
 # Which should I use?
 # ===================

@@ -45,9 +45,10 @@ print(f"{loaded.name} model on {model.device}, a prompt of {p} tokens")
 # What one token takes
 # ====================
 #
-# In each layer, a token has a key and a value for each :term:`head` that keeps some. So it takes 2 x layers x heads x
-# size of a head numbers. We compare that with what a real cache holds. :func:`decodeloop.cache_to_tensors` lists its
-# tensors layer by layer, in the order in which an ONNX graph takes them (:ref:`l-plot-export`).
+# In each layer, a token has a key and a value in each :term:`head`. So it takes 2 x layers x heads x size of a head
+# numbers. (In some models several heads share keys and values, which the next section explains. Then each shared key
+# counts once.) We compare that with what a real cache holds. :func:`decodeloop.cache_to_tensors` lists its tensors
+# layer by layer, in the order in which an ONNX graph takes them (:ref:`l-plot-export`).
 
 
 def bytes_of_token(config, bytes_of_number):
@@ -74,17 +75,18 @@ print(f"{total:,} bytes for {p} tokens")
 # keys and values, and only these *KV heads* count. The table applies the formula to published shapes in 16-bit numbers.
 # PyTorch's *meta* device knows the shapes of tensors without holding their numbers, so that no weights are needed. The
 # last column says after how many tokens, those of all rows of a batch added up, the cache is as large as the weights.
-# ``google/gemma-3-1b-it`` is left out, because most of its layers forget, which is the topic of the next section.
+# ``google/gemma-3-1b-it`` is left out, because most of its layers forget, which is the topic of the next section, and
+# ``microsoft/phi-1``, because it has the shape of phi-1_5.
 
 facts = {}
 for name in sorted(SHAPES.keys() - {"microsoft/phi-1", "google/gemma-3-1b-it"}):
     options = {"device": "meta", "dtype": torch.float16}
-    shape = decodeloop.load(name, random_weights=True, **options).model
-    token = bytes_of_token(shape.config, 2)
-    built = decodeloop.empty_tensors(shape.config, length=10, **options)
+    meta = decodeloop.load(name, random_weights=True, **options).model
+    token = bytes_of_token(meta.config, 2)
+    built = decodeloop.empty_tensors(meta.config, length=10, **options)
     assert sum(tensor.nbytes for tensor in built) == 10 * token
-    weights = sum(weight.nbytes for weight in shape.parameters())
-    kv, heads = shape.config.num_key_value_heads, shape.config.num_attention_heads
+    weights = sum(weight.nbytes for weight in meta.parameters())
+    kv, heads = meta.config.num_key_value_heads, meta.config.num_attention_heads
     as_large = round(weights / token)
     facts[name] = f"{kv} of {heads}", token / 1024, weights / 2**20, as_large
 
@@ -126,7 +128,7 @@ ax.set_xticks(lengths, lengths)
 ax.minorticks_off()
 
 # %%
-# Sharing heads makes the line lower, and a window makes it end. Both need a model that was trained that way. What a
+# Sharing heads makes the line lower, and a window makes it level off. Both need a model that was trained so. What a
 # window does to an answer is the topic of :ref:`l-plot-long-text`, and :ref:`l-plot-states` shows models whose memory
 # does not grow at all.
 #
@@ -134,10 +136,11 @@ ax.minorticks_off()
 # ====================================
 #
 # A ``DynamicCache`` grows: each step copies it into new tensors that are longer by one token. A ``StaticCache`` is a
-# set of buffers of fixed size, its :term:`capacity`, in which each step fills the next place. Compiled code and CUDA
-# graphs need that, because they want the same tensors at the same addresses in every step. The flat list of tensors
-# turns into either, and the answer goes on from there. It is the same answer. The list must end one token before the
-# prompt does, because the model has to be given at least one token to say what comes next.
+# set of buffers of fixed size, its :term:`capacity`, in which each step fills the next place. Compiled code wants that,
+# because a new shape may mean compiling again, and a :term:`CUDA graph` needs it, because it replays a step at the same
+# addresses. The flat list of tensors turns into either, and the answer goes on from there. It is the same answer. The
+# list must end one token before the prompt does, because the model has to be given at least one token to say what comes
+# next.
 
 flat = cache_to_tensors(decodeloop.crop_cache(cache, p - 1))
 forms = {
@@ -184,8 +187,8 @@ assert torch.equal(again, decodeloop.generate(model, other))
 print(f"{shared} of {other.shape[1]} tokens were in the cache already")
 
 # %%
-# A cache with a window cannot be rewound that far, because the tokens that it would need were dropped. The package
-# refuses it.
+# A cache with a window cannot be rewound to an early token, because the tokens in the window before that one were
+# dropped. The package refuses it.
 
 try:
     decodeloop.crop_cache(windowed, 200)

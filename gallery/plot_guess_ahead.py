@@ -28,13 +28,13 @@ from transformers import DynamicCache
 import decodeloop
 from decodeloop import DraftModel, PromptLookup, Sampler, crop_cache
 
-FAST = decodeloop.unit_test_going()  # the bundled model and fewer tokens
+FAST = decodeloop.unit_test_going()  # the bundled model, the same code
 warnings.filterwarnings("ignore", message=".*The weights of the installed")
 name = "bundled" if FAST else "HuggingFaceTB/SmolLM2-135M-Instruct"
 loaded = decodeloop.load(name, dtype="float32")
 model, tokenizer, device = loaded.model, loaded.tokenizer, loaded.model.device
 on_gpu = device.type == "cuda"
-count = 12 if FAST else 16  # tokens to write
+count = 12  # tokens to write
 exported = decodeloop.load(name, dtype="float16") if on_gpu else loaded
 folder = tempfile.TemporaryDirectory()
 print(f"{name} in float32 on {device}. {loaded.note}")

@@ -11,8 +11,9 @@ nothing is lost by keeping it, decodes both ways, checks that the tokens are the
 cache saves. :ref:`l-plot-cache-memory` measures the memory that it takes.
 
 .. image:: /drawings/growing-cache.svg
-   :alt: One row for each pass. With a cache, the prefill reads the prompt and fills the cache, and each decode step
-         reads one new token and finds all others in the cache. Without a cache, each step reads all tokens again.
+   :alt: One row for each of four passes. With a cache, the prefill reads the four tokens of the prompt, and each step
+         reads one new token and finds all others in the cache: 7 tokens are computed. Without a cache, each step reads
+         all tokens again: 22 are.
    :class: drawing
 
 Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. Tokens are compared on the small model
@@ -54,7 +55,8 @@ print(f"{loaded.name} model on {model.device}, a prompt of {p} tokens")
 #
 # A language model can be called on any text, and says which token comes next. The simplest loop appends that token and
 # calls the model again, on everything. The other loop keeps what the model computed for the tokens that it has read,
-# and hands it only the token that it has not read yet.
+# and hands it only what it has not read yet: first the prompt, which is the :term:`prefill`, then one new token in each
+# :term:`decode step`.
 
 
 @torch.no_grad()
@@ -100,9 +102,9 @@ print(f"{sum(read[n:])} with one")
 # token alone. The one part that looks at other tokens is *attention*.
 #
 # .. image:: /drawings/attention.svg
-#    :alt: In one layer, the query of the newest token is compared with the keys of all tokens so far. The comparison
-#          gives one weight for each token, and the weights sum to 1. The result is the sum of the values of these
-#          tokens, each times its weight. Every layer has keys and values of its own.
+#    :alt: One head of one layer, in a decode step. The query of the newest token is compared with the keys of all five
+#          tokens so far, which gives one weight for each token, and the weights sum to 1. The output is the sum of the
+#          values, each times its weight. Four keys and values come from the cache, the newest are computed.
 #    :class: drawing
 #
 # From what the layer knows of a token it makes three vectors. The *query* says what this token looks for. The *key*
@@ -111,13 +113,14 @@ print(f"{sum(read[n:])} with one")
 # weights that sum to 1, and the result is the sum of the values, each times its weight. A layer does this several times
 # side by side, in its :term:`heads <head>`, each with smaller vectors of its own.
 #
-# These are the lines. We register them with ``transformers`` under a name and let a model run on them. They give the
-# tokens of the optimised attention that it uses otherwise.
+# Here it is in a few lines. We register them with ``transformers`` under a name and let the model run on them. It
+# writes the same tokens as with the optimised attention that it uses otherwise.
 
 
 def by_hand(layer, query, keys, values, mask, scaling, **options):
     # query: batch x heads x unread tokens x size of a head
     # keys and values: batch x heads x all tokens so far x size of a head
+    # mask: hides padding, and a single text has none
     scores = query @ keys.transpose(-1, -2) * scaling
     seen = keys.shape[2] - query.shape[2]  # from the cache
     later = torch.ones_like(scores, dtype=torch.bool).triu(seen + 1)
@@ -205,7 +208,7 @@ ms.rename_axis(index="tokens so far").round(2)
 # The time of an answer
 # =====================
 #
-# A whole answer is one such step after the other. The difference is what a reader waits for.
+# A whole answer is the prefill, which both loops have, and then one such step after the other.
 
 text = text[:, :length]
 ways = {
@@ -230,11 +233,8 @@ if not FAST:
     assert answers > 1.5
 print(f"a step at {lengths[-1]} tokens is {saved:.1f} x as fast with the cache,")
 print(f"an answer of 32 tokens after a prompt of {length} {answers:.1f} x.")
-print(f"From {lengths[0]} to {lengths[-1]} tokens a step takes", end=" ")
-print(
-    f"{last['with cache'] / first['with cache']:.1f} x the time with the cache,"
-)
-print(f"and {last['without cache'] / first['without cache']:.1f} x without it.")
+for way, longer in (last / first).drop("limit").items():
+    print(f"{lengths[-1]} tokens, {way}: {longer:.1f} x a step at {lengths[0]}")
 
 # %%
 # Measured on

@@ -144,7 +144,7 @@ def hide(key, before):
     return text + "What is the pass key? The pass key is"
 
 
-places = [i * repeats // len(keys) for i in range(len(keys))]
+places = [0, repeats // 2, repeats - 1]  # the last one is near the question
 texts = [hide(key, before) for key, before in zip(keys, places, strict=True)]
 batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
 batch, chunk = batch.to(model.device), 64

@@ -14,8 +14,8 @@ that is written in place. It measures each at short and at long texts, beside th
       position. Below there is one buffer with room left: a step writes one position, and nothing moves.
    :class: drawing
 
-Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. The model has the shape of phi-1_5 (1.4
-billion weights, float16) on a GPU, the largest of llama2.c (0.1 billion, float32) elsewhere, and random weights.
+Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. The model has random weights. Its shape is
+that of phi-1_5 on a GPU (1.4 billion weights, float16), that of the largest llama2.c on a CPU (0.1 billion, float32).
 """
 
 import tempfile
@@ -26,24 +26,21 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 from torch.nn.functional import pad
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import decodeloop
 
 FAST = decodeloop.unit_test_going()  # one layer, and shorter texts
-torch.manual_seed(0)
+source = "Xenova/llama2.c-stories110M"
+if torch.cuda.is_available():
+    source = "microsoft/phi-1_5"
 if FAST:
-    source, model = "bundled, 1 layer", decodeloop.load().model
+    source = "bundled"
+loaded = decodeloop.load(source, random_weights=True)
+model = loaded.model
+if FAST:
     model.config.num_hidden_layers = 1
     model.model.layers = model.model.layers[:1]
-elif torch.cuda.is_available():
-    source = "microsoft/phi-1_5 (random)"
-    model = decodeloop.load("microsoft/phi-1_5", random_weights=True).model
-else:
-    source, shape = "llama2.c, 110 M (random)", {"tie_word_embeddings": True}
-    shape |= {"num_hidden_layers": 12, "num_attention_heads": 12}
-    config = LlamaConfig(**shape, hidden_size=768, intermediate_size=2048)
-    model = LlamaForCausalLM(config).eval()
+torch.manual_seed(0)
 config, device = model.config, model.device
 where = {"dtype": model.dtype, "device": device}
 temporary = tempfile.TemporaryDirectory()
@@ -112,7 +109,7 @@ def bound_step(session, new, past, present):
     pairs = (binding.bind_input, inputs), (binding.bind_output, outputs)
     for bind, tensors in pairs:
         for name, t in tensors.items():
-            kind = t[:0].numpy(force=True).dtype.type
+            kind = t[:0].numpy(force=True).dtype.type  # numpy's name of it
             bind(name, device.type, 0, kind, t.shape, t.data_ptr())
     if device.type == "cuda":  # the session works on a stream of its own
         torch.cuda.synchronize()
@@ -182,8 +179,8 @@ timings = decodeloop.measure_all(runs, repeats=15, warmup=3)
 times = timings.table()["median (ms)"].unstack(0)[list(steps)]
 limits = [decodeloop.roofline(paths["fused"], length=n) for n in lengths]
 times["limit"] = [1e3 * limit.seconds for limit in limits]
-title, xlabel = f"Time of a step, {source}", "positions in the cache"
-times.plot(style="o-", title=title, xlabel=xlabel, ylabel="ms per token", ylim=0)
+ax = times.plot(style=["o-", "s--", "^-.", ":"], ylabel="ms per token", ylim=0)
+ax.set(title=f"Time of a step, {source}", xlabel="positions in the cache")
 slopes = (times.iloc[-1] - times.iloc[0]) / (lengths[-1] - lengths[0])
 assert FAST or slopes["fused graph"] < slopes["numpy feeds"]
 for name, slope in slopes[list(steps)].items():
@@ -198,7 +195,7 @@ times.round(3)
 # =============================================
 #
 # ONNX Runtime has to start each operator: find its inputs and outputs, call its code, on a GPU launch a :term:`kernel`.
-# We chain 500 operators that each negate one number. What they take is this, and hardly more.
+# We chain 500 operators that each negate one number. Nearly all of their time is spent on starting them.
 
 
 def cost_of_starting(count=500):
@@ -208,9 +205,8 @@ def cost_of_starting(count=500):
     graph = helper.make_graph(nodes, "chain", [first], [last])
     opset = [helper.make_opsetid("", 21)]
     chain = helper.make_model(graph, opset_imports=opset, ir_version=10)
-    session = onnxruntime.InferenceSession(
-        chain.SerializeToString(), providers=decoders["dynamo"].providers
-    )
+    providers, chain = decoders["dynamo"].providers, chain.SerializeToString()
+    session = onnxruntime.InferenceSession(chain, providers=providers)
     feeds = {"x0": np.ones(1, np.float32)}
     runs = decodeloop.measure(lambda: session.run(None, feeds), repeats=9)
     return runs.min / count
@@ -220,21 +216,22 @@ start = cost_of_starting()
 fewer = count["dynamo"] - count["fused"]
 shorter = (times["IO binding"] - times["fused graph"]).iloc[0]
 assert FAST or shorter > 0
-print(f"to start one operator: {1e6 * start:.2f} µs, {fewer} operators fewer:")
-print(f"{1e3 * start * fewer:.2f} ms, of {shorter:.2f} ms saved at a short text")
+print(f"to start one operator: {1e6 * start:.2f} µs")
+print(f"to start the {fewer} that fusing saves: {1e3 * start * fewer:.2f} ms")
+print(f"IO binding less fused graph, at a short text: {shorter:.2f} ms")
 
 # %%
-# Starting is one part of what fusing saves. Another is that what one operator writes to memory the next one reads,
-# which one operator in place of several need not do.
+# Starting is one part of what fusing saves. Another part is memory: of several operators, each writes its result there,
+# and the next one reads it again, which a single operator in their place need not do.
 #
-# On a GPU there is a further step. With one buffer, shapes and addresses stay the same, so that all a step starts can
-# be recorded as a :term:`CUDA graph` and started by one call. :class:`decodeloop.OnnxDecoder` does so by itself;
-# :ref:`l-plot-engines` has its speed, and :ref:`l-plot-limit` tells how it works.
+# On a GPU one can go further. With one buffer, shapes and addresses stay the same, so that everything that a step
+# starts can be recorded as a :term:`CUDA graph` and started by one call. :class:`decodeloop.OnnxDecoder` does so by
+# itself; :ref:`l-plot-engines` has its speed, and :ref:`l-plot-limit` tells how it works.
 #
 # Which should I use?
 # ===================
 #
-# Numpy arrays to try a graph out. To serve a model, the fused graph with one buffer for past and present, as
+# Numpy arrays to try a graph out. To run a model in a program, the fused graph with one buffer for past and present, as
 # :class:`decodeloop.OnnxDecoder` runs it. With a graph whose cache grows, bind the cache on a GPU, so that it stays
 # there. :ref:`l-plot-precision` reads fewer bytes, and :doc:`/which` compares all. Here, at the longest text:
 
@@ -247,4 +244,4 @@ for name, ms in times.iloc[-1].items():
 
 figures = (1e3 / times.iloc[0]).add_suffix(" (tokens/s)").to_dict()
 figures["to start one operator (µs)"] = 1e6 * start
-decodeloop.provenance(model=source, provider=decoders["fused"], figures=figures)
+decodeloop.provenance(model=loaded, provider=decoders["fused"], figures=figures)

@@ -64,12 +64,11 @@ print(prompts[0])
 #
 # It is, if it runs and the check is true. A small model also writes loops without an end, so Python calls ``trace``
 # for each instruction, and the program is stopped after 20,000 of them. A program may use harmless builtins only. This
-# guards against accidents, and not against code that means harm. Such code belongs into a sandbox.
+# guards against accidents, and not against code that means harm. Such code belongs in a sandbox.
 
-names = (
-    "abs all any bool dict divmod enumerate filter float int isinstance len list"
-)
-names += " map max min ord chr range reversed round set sorted str sum tuple zip"
+names = "abs all any bool chr dict divmod enumerate filter float int"
+names += " isinstance len list map max min ord range reversed round set sorted"
+names += " str sum tuple zip"
 harmless = {name: getattr(builtins, name) for name in names.split()}
 warnings.simplefilter("ignore", SyntaxWarning)  # about what the model writes
 
@@ -188,19 +187,17 @@ print(f"rank correlation of different and right: {order:.2f}")
 # Which should I use?
 # ===================
 #
-# If nobody checks the answer, take greedy. If answers can be checked, as programs can, draw
-# several and keep one that passes: then *solved* counts, and greedy has a single try. If you raise the temperature, cut
-# off the tail as well. On code, leave the repetition penalty off.
+# If nobody checks the answer, take greedy. If answers can be checked, as programs can, draw several and keep one that
+# passes: then *solved* counts, and greedy has a single try. If you raise the temperature, cut off the tail as well. On
+# code, leave the repetition penalty off.
 
 hot = table.xs(2.0, level="temperature")["right (%)"]
 most, alone = table["solved"].max(), results["greedy"]["solved"]
 assert right["greedy"] >= table.loc[("no rule", 1.0), "right (%)"]
 assert hot.idxmax() != "no rule"
 assert most >= alone
-print("Right answers at temperature 2:", end=" ")
-print(
-    f"{hot.max():.0f} % with {hot.idxmax()}, {hot['no rule']:.0f} % with no rule."
-)
+print(f"Right answers at temperature 2: {hot.max():.0f} % with", end=" ")
+print(f"{hot.idxmax()}, {hot['no rule']:.0f} % with no rule.")
 print(f"Of {len(exercises)} exercises greedy solved {alone:.0f},", end=" ")
 print(f"the best setting with {samples} drawn answers each {most:.0f}.")
 

@@ -11,9 +11,10 @@ penalty do to them, and draws the same tokens with PyTorch and with ONNX. :ref:`
 choice gives right answers.
 
 .. image:: /drawings/choosing.svg
-   :alt: Four steps. The logits as bars, one for each token. The same bars divided by a temperature,
-         which makes them more or less even. The small ones cut off by top-k or top-p. The rest as parts of a line from
-         0 to 1, on which a random number picks one token.
+   :alt: Four steps. First the logits as bars, one for each of eight tokens. Then their probabilities at a temperature
+         of 0.7, with marks that show them without it: the large ones have grown. Then three tokens are cut off by top-k
+         5, and two more by top-p 0.9. The three that are left are parts of a line from 0 to 1, on which a random number
+         picks one.
    :class: drawing
 
 Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. Everything runs in float32, on a GPU too:
@@ -64,7 +65,7 @@ for name, place in places.items():
     print(f"{name}, after {text[-12:]!r}:\n  {tokens}, {shares}")
 
 # %%
-# The whole answer shows where it was decided.
+# A bar for each token of the answer shows where the model had a choice.
 
 _, ax = plt.subplots(figsize=(7, 3.2))
 ax.bar(range(len(entropy)), entropy.cpu())
@@ -72,7 +73,7 @@ ax.set(title="How unsure the model was", xlabel="token of the answer")
 ax.set_ylabel("entropy (bits)")
 open_tokens = int((entropy > 1).sum())
 assert open_tokens < len(entropy) / 3
-print(f"{open_tokens} of {len(entropy)} tokens were open to more than 1 bit.")
+print(f"At {open_tokens} of {len(entropy)} tokens it was more than 1 bit.")
 
 # %%
 # Temperature
@@ -179,8 +180,8 @@ assert torch.equal(ours, sampled)
 folder = tempfile.TemporaryDirectory()
 path = Path(folder.name) / "model.onnx"
 decodeloop.export_onnx(model, path, exporter="fused")
-session = decodeloop.OnnxDecoder(path)
-assert torch.equal(session.generate(input_ids, sampler=Sampler(seed=3)), sampled)
+decoder = decodeloop.OnnxDecoder(path)
+assert torch.equal(decoder.generate(input_ids, sampler=Sampler(seed=3)), sampled)
 
 # %%
 # PyTorch and ONNX Runtime drew the same tokens. In a batch (:ref:`l-plot-batch`), a list of seeds gives each row its
@@ -200,7 +201,7 @@ for seed, row in zip(seeds, rows, strict=True):
 #
 # Greedy takes the likeliest token each time. Is the result the likeliest text? The probability of an answer is the
 # product of those of its tokens, so its logarithm is a sum. :term:`Beam search <beam search>` keeps the best few
-# beginnings instead of one, here four, and at the end we let it compare these sums.
+# beginnings instead of one, here four. With ``length_penalty=0`` it compares them by these sums at the end.
 
 
 def log_probability(tokens):
@@ -209,7 +210,7 @@ def log_probability(tokens):
     return float(log_probs.gather(-1, tokens[:, length:, None]).sum())
 
 
-options = {"length_penalty": 0.0, "max_new_tokens": 100}  # sums, not averages
+options = {"length_penalty": 0.0, "max_new_tokens": 100}
 beams = model.generate(input_ids, num_beams=4, **options)
 likelier = math.exp(log_probability(beams) - log_probability(greedy))
 assert likelier > 1
@@ -217,8 +218,8 @@ print(f"4 beams found a text {likelier:.0f} times as likely as the greedy one:")
 print(tokenizer.decode(beams[0], skip_special_tokens=True))
 
 # %%
-# Each of greedy's steps is the likeliest, and their product is not. But likely and right are two things:
-# :ref:`l-plot-right-answers` counts the right ones.
+# Greedy takes the likeliest token at each place, and still its text is not the likeliest one. But likely and right are
+# two things: :ref:`l-plot-right-answers` counts the right ones.
 #
 # Which should I use?
 # ===================
@@ -235,4 +236,4 @@ figures = {
     "repetition penalty of 2 (% of tokens that stay first)": share,
     "4 beams against greedy (times as likely)": likelier,
 }
-decodeloop.provenance(model=loaded, provider=session, figures=figures)
+decodeloop.provenance(model=loaded, provider=decoder, figures=figures)

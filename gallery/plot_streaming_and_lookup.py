@@ -40,9 +40,10 @@ if FAST:
 loaded = decodeloop.load(dtype="float32")
 model, tokenizer = loaded.model, loaded.tokenizer
 large = decodeloop.load(shape, random_weights=True)
-prompt = (
-    'def print_prime(n):\n    """\n    Print all primes between 1 and n\n    """'
-)
+prompt = '''def print_prime(n):
+    """
+    Print all primes between 1 and n
+    """'''
 
 
 def encode(text):
@@ -57,8 +58,8 @@ print(f"a prompt of {input_ids.shape[1]} tokens, on {model.device}")
 # ===================
 #
 # :func:`decodeloop.stream` is :func:`decodeloop.generate` turned inside out: an iterator that yields each token as soon
-# as it is known. It computes nothing ahead. So when we stop to read, it stops to compute, and the tokens after the
-# twelfth are never written.
+# as it is known. It computes nothing ahead. So when we stop after the twelfth token, the model stops too, and the
+# tokens after it are never computed.
 
 outputs = decodeloop.generate(model, input_ids)
 answer = outputs[0, input_ids.shape[1] :]
@@ -136,9 +137,8 @@ def arrivals(model, prompts, **options):
                 token.item()  # waits for the GPU, if there is one
                 times.append(1000 * (time.perf_counter() - start))
             runs[name].append(times)
-    return {
-        name: pandas.DataFrame(run[1:]).median() for name, run in runs.items()
-    }
+    frames = {name: pandas.DataFrame(run[1:]) for name, run in runs.items()}
+    return {name: frame.median() for name, frame in frames.items()}
 
 
 written = tokenizer.decode(outputs[0], skip_special_tokens=True)

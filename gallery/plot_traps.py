@@ -230,7 +230,7 @@ assert new < 0.25
 apart = {name: (each - logits).abs().amax(-1).cpu() for name, each in off.items()}
 assert all(each[0] < 0.01 and each[1] > 0.1 for each in apart.values())
 ax = pandas.DataFrame(apart).plot(style=["o-", "s--", "^-.", "v:"])
-ax.set(title="How far logits are off", xlabel="tokens before", ylabel="logits")
+ax.set(title="How far logits are off", xlabel="step", ylabel="difference")
 pandas.DataFrame({"what it did": costs})
 
 # %%

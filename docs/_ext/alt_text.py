@@ -94,4 +94,4 @@ def _some(what: str, told: list[str]) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -72,16 +72,18 @@ def describe(page: str, run: dict, speeds: dict[str, float], limits: dict[str, f
 
 
 def draw(speeds: dict[str, float], limits: dict[str, float], path: Path) -> None:
-    """A bar for each loop, on a linear scale that ends at the limit; text that a phone can show."""
+    """A bar for each loop, on a linear scale that ends at the limit; as wide as a phone can show."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     names, shares = list(speeds), [100 * speeds[name] / limits[name] for name in speeds]
-    with plt.style.context([FIGURES, {"font.size": 13, "axes.titlesize": 14, "axes.grid.axis": "x"}]):
-        figure, ax = plt.subplots(figsize=(6.4, 1.5 + 0.46 * len(names)))
-        bars = ax.barh(names, shares, color=["C5"] + ["C0"] * (len(names) - 1), height=0.62)
+    with plt.style.context([FIGURES, {"axes.grid.axis": "x"}]):
+        figure, ax = plt.subplots(figsize=(5.6, 1.3 + 0.42 * len(names)))
+        bars = ax.barh(
+            [name.replace(", ", ",\n") for name in names], shares, color=["C5"] + ["C0"] * (len(names) - 1), height=0.62
+        )
         labels = [f"{share:.0f} %, {speeds[name]:,.0f} tokens/s" for name, share in zip(names, shares, strict=True)]
         for bar, label, share in zip(bars, labels, shares, strict=True):
             inside = share > 60

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
 FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")  # DejaVu, as wide as any that a reader may have
 NAMES = sorted(load_drawings())
+STYLE = (ROOT / "docs" / "_static" / "book.css").read_text()
+DARK = re.compile(r'\[data-theme="dark"\] [^{]*img\.drawing \{[^}]*filter: invert\(([\d.]+)\) hue-rotate\(180deg\);')
 
 
 def elements(name):
@@ -35,15 +37,16 @@ def contrast(one, other):
 
 
 def in_dark_theme(color):
-    """What docs/_static/book.css makes of a colour there: invert(0.9), then hue-rotate(180deg)."""
-    r, g, b = ((0.9 + (1 - 2 * 0.9) * int(color[n : n + 2], 16) / 255) for n in (1, 3, 5))
+    """What docs/_static/book.css makes of a colour there, as the specification of filters defines it."""
+    turned = float(DARK.search(STYLE)[1])
+    r, g, b = (turned + (1 - 2 * turned) * int(color[n : n + 2], 16) / 255 for n in (1, 3, 5))
     lr, lg, lb = 0.213, 0.715, 0.072
-    turned = (
+    hues = (
         (lr - (1 - lr)) * r + 2 * lg * g + 2 * lb * b,
         2 * lr * r + (lg - (1 - lg)) * g + 2 * lb * b,
         2 * lr * r + 2 * lg * g + (lb - (1 - lb)) * b,
     )
-    return "#" + "".join(f"{round(255 * min(max(part, 0), 1)):02x}" for part in turned)
+    return "#" + "".join(f"{round(255 * min(max(part, 0), 1)):02x}" for part in hues)
 
 
 def box_of(rect):
@@ -78,12 +81,11 @@ def ground(shapes, text):
     return under[-1], fills[-1]
 
 
-def test_every_drawing_that_a_page_shows_is_there_and_none_is_left_over():
-    shown = {}
-    for page in (ROOT / "gallery").glob("plot_*.py"):
-        for name in re.findall(r"/drawings/([\w-]+)\.svg", page.read_text()):
-            shown.setdefault(name, page.name)
-    assert shown.keys() <= set(NAMES), {name: page for name, page in shown.items() if name not in NAMES}
+def test_every_page_shows_a_drawing_that_is_there_and_no_drawing_is_left_over():
+    pages = {path.name: path.read_text() for path in (ROOT / "gallery").glob("plot_*.py")}
+    shown = {page: re.findall(r"image:: /drawings/([\w-]+)\.svg", text) for page, text in pages.items()}
+    assert [page for page, names in shown.items() if not names] == []
+    assert sorted({name for names in shown.values() for name in names}) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
