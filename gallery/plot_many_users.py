@@ -216,9 +216,9 @@ timings.table()
 # ===================
 #
 # A static batch is enough where all prompts are there at once and all answers are about as long, as when a table is
-# worked through at night. Where users come one after the other, use an engine that refills its rows; and where lengths
-# differ, if the steps that it saves, printed below, are more than what it takes itself. How long users wait then, and
-# how to get from a loop to such an engine, is on the next page, :ref:`l-plot-serving`.
+# worked through at night. Where users come one after the other, use an engine that refills its rows. Where only lengths
+# differ, such an engine saves steps, but each of its steps may take longer: compare the tokens per second below. How
+# long users wait, and how to get from a loop to an engine, is on the next page, :ref:`l-plot-serving`.
 
 for name, timing in timings.items():
     print(f"{name}: {needed / timing.median:.0f} tokens/s")

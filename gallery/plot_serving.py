@@ -163,7 +163,7 @@ table.round(3)
 # Where our loops stop making sense
 # =================================
 #
-# With one user at a time on average, a loop that answers them in turn is always busy, and some of them wait because two
+# With one user at a time on average, a loop that answers them in turn hardly pauses, and some of them wait because two
 # came close together. With more, a queue grows for as long as they come. An engine reads the weights once for all who
 # are there. What that means on this machine:
 

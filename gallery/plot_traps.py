@@ -225,7 +225,7 @@ assert new < 0.25
 # ======================
 #
 # In the first three traps, the first token is as it should be: it is chosen before anything is wrong. So a test that
-# looks at one token passes. The plot shows how far logits are from the right ones, after so many tokens of the answer.
+# looks at one token passes. The plot shows how far the logits of each step are from the right ones.
 
 apart = {name: (each - logits).abs().amax(-1).cpu() for name, each in off.items()}
 assert all(each[0] < 0.01 and each[1] > 0.1 for each in apart.values())
