@@ -239,7 +239,7 @@ table.round(2).T
 # ===================
 #
 # A library's product, unless it is far from the limit for sizes that you have. ``TorchDecoder(model, compile=True)``
-# joins products by itself, and on a GPU it has such a kernel, which does more than a product.
+# joins products by itself and has such a kernel or sum. Its kernel also computes what stands around a product.
 #
 # Measured on
 # ===========

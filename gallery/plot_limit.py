@@ -175,10 +175,10 @@ if on_gpu:
 # Rungs 4 and 5: fewer operators, faster products
 # ===============================================
 #
-# ``torch.compile`` joins small operators. At best it leaves one before each product, and one for each attention. On a
-# GPU, a :class:`decodeloop.TorchDecoder` with ``compile=True`` also has faster products (:ref:`l-plot-kernels`), which
-# at best take as long as the limit. On a CPU ``torch.compile`` needs a C++ compiler, and no space in the path of the
-# Python environment. Where it fails, the page says so and goes on.
+# ``torch.compile`` joins small operators. At best it leaves one before each product, and one for each attention. A
+# :class:`decodeloop.TorchDecoder` with ``compile=True`` also has products made for a single row
+# (:ref:`l-plot-kernels`), which at best take as long as the limit. On a CPU ``torch.compile`` needs a C++ compiler, and
+# no space in the path of the Python environment. Where it fails, the page says so and goes on.
 
 starting = (len(linears) + layers) * start_one
 try:
@@ -186,9 +186,8 @@ try:
     compiled = FixedLoop(torch.compile(model, dynamic=False))
     print(f"compiled in {time.perf_counter() - begin:.0f} s")
     add_rung("compiled", compiled, products + starting)
-    if on_gpu:
-        fast = loop_of(decodeloop.TorchDecoder(model, compile=True).generate)
-        add_rung("TorchDecoder", fast, limit.seconds + starting)
+    fast = loop_of(decodeloop.TorchDecoder(model, compile=True).generate)
+    add_rung("TorchDecoder", fast, limit.seconds + starting)
 except torch._dynamo.exc.BackendCompilerFailed as error:
     print(f"torch.compile fails here: {type(error.inner_exception).__name__}")
 
@@ -237,9 +236,8 @@ table.round(2).T
 # Which should I use?
 # ===================
 #
-# On a GPU, ``TorchDecoder(model, compile=True)`` for a program that runs much longer than it takes to compile. On a
-# CPU, or for a program that is started often, an ONNX graph. The table says by how much here. Near the limit only fewer
-# bytes help.
+# ``TorchDecoder(model, compile=True)`` for a program that runs much longer than it takes to compile; an ONNX graph for
+# one that is started often, or runs on a CPU. The table says by how much here. Near the limit, only fewer bytes help.
 #
 # Measured on
 # ===========
