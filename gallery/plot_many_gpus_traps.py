@@ -7,10 +7,11 @@ What goes wrong on several GPUs
 
 A model that is spread over several processes (:ref:`l-plot-many-gpus`) can go wrong in ways that a single process does
 not know. Some of them are silent: the text is another one, or nothing is saved. This page walks into five of them, each
-caught by an assertion, and says what helps. At its end it shows what is left of a run whose ranks fail.
+caught by an assertion, and says what helps. At its end it shows which error one gets from a run whose ranks fail.
 
 .. image:: /drawings/other-texts.svg
    :alt: Two ranks with one prompt. Without a seed they draw different numbers and choose different tokens.
+         With one seed, they draw and choose the same.
    :class: drawing
 
 - `No seed`_: each rank writes another text.
@@ -23,7 +24,8 @@ Setup
 =====
 
 Nothing in this cell is the topic; skip it. The traps are the same on a CPU and on GPUs, so here two processes, the
-*ranks* (:term:`rank`), share the CPU. ``spread`` hands a model's weights to transformers, which takes a folder else.
+*ranks* (:term:`rank`), share the CPU. ``spread`` hands transformers the weights of a model that is in memory already;
+mostly it reads them from a folder. ``run`` writes functions into a script and starts it on both ranks.
 """
 
 import inspect
@@ -49,20 +51,17 @@ transformers.utils.logging.disable_progress_bar()
 
 
 def spread(model, **sizes):
-    """The same weights over both ranks, by from_pretrained(folder, ...) without a folder."""
+    """The same model, spread over both ranks."""
     how = {"distributed_config": transformers.DistributedConfig(**sizes)}
     how["config"] = type(model.config).from_dict(model.config.to_dict())
-    weights = {
-        name: weight.clone() for name, weight in model.state_dict().items()
-    }
+    weights = {name: each.clone() for name, each in model.state_dict().items()}
     return type(model).from_pretrained(None, state_dict=weights, **how).eval()
 
 
 def run(*functions, **options):
     script = Path(home.name) / "rank.py"
-    script.write_text(
-        "\n\n".join([HEAD, *map(inspect.getsource, functions), "main()"])
-    )
+    parts = [HEAD, *map(inspect.getsource, functions), "main()"]
+    script.write_text("\n\n".join(parts))
     return decodeloop.run_ranks(script, device="cpu", threads=1, **options)
 
 
@@ -93,8 +92,8 @@ def no_seed():
 # Heads that do not divide
 # ========================
 #
-# Three heads of keys cannot be split between two ranks. What transformers does with them depends on its version; our
-# loops refuse, before anything is computed.
+# Three heads of keys cannot be split between two ranks. What transformers does with them depends on its version. Our
+# loops let the model read one token first, and refuse if that does not work.
 #
 # .. tip:: Take a number of ranks that divides ``num_key_value_heads``.
 
@@ -128,10 +127,11 @@ def no_plan():
         part = spread(model, tp_size=2)
     except ValueError as error:
         raise AssertionError(error) from None
-    local = [
-        w.to_local() if hasattr(w, "to_local") else w for w in part.parameters()
-    ]
-    share = sum(weight.nbytes for weight in local) / whole
+    here = 0
+    for weight in part.parameters():
+        local = weight.to_local() if hasattr(weight, "to_local") else weight
+        here += local.nbytes
+    share = here / whole
     assert share < 0.6, f"each rank has {share:.0%} of the weights"
 
 
@@ -139,8 +139,8 @@ def no_plan():
 # Layers in two processes
 # =======================
 #
-# With ``pp_size=2`` each process has half of the layers. transformers takes it that the last norm of a model is called
-# ``norm``. In Phi it has another name, and the text is another one.
+# With ``pp_size=2`` each process has half of the layers. transformers supposes that the last norm of a model is called
+# ``norm``. In Phi it has another name, and so another text is written.
 #
 # .. tip:: Compare with the whole model, once, in float32. Or use ``device_map``, in one process.
 
@@ -151,17 +151,16 @@ def two_stages():
     options = {"max_new_tokens": 12, "eos_token_id": None}
     whole = decodeloop.generate(model, ids, **options)
     staged = decodeloop.generate(spread(model, pp_size=2), ids, **options)
-    assert torch.equal(staged, whole), (
-        "other tokens than those of the whole model"
-    )
+    assert torch.equal(staged, whole), "other tokens than the whole model's"
 
 
 # %%
 # A baseline with other threads
 # =============================
 #
-# ``torchrun`` gives each process one thread unless it is told otherwise, and :func:`decodeloop.run_ranks` shares the
-# cores out. One process that is timed in such a rank has a part of the machine, and whatever it is compared with wins.
+# ``torchrun`` gives each process one thread unless it is told otherwise, and :func:`decodeloop.run_ranks` divides the
+# cores among the ranks. So a model that is timed whole in one of the ranks has a part of the machine only, and two
+# ranks seem faster than one process, even if they are not.
 #
 # .. tip:: Time the baseline in a process of its own, with the threads that it would have.
 
@@ -207,12 +206,11 @@ def main():
     dist.barrier()
 
 
-too_many = torch.cuda.device_count() + 1
+script = Path(home.name) / "rank.py"
+too_many = {"device": "cuda", "ranks": torch.cuda.device_count() + 1}
 calls = {
     "one fails": lambda: run(main, timeout=60),
-    "too many": lambda: decodeloop.run_ranks(
-        Path(home.name) / "rank.py", device="cuda", ranks=too_many
-    ),
+    "too many": lambda: decodeloop.run_ranks(script, **too_many),
 }
 for name, call in calls.items():
     try:
@@ -226,8 +224,8 @@ for name, call in calls.items():
 # Which should I use?
 # ===================
 #
-# Before you believe a model that is spread: its tokens beside those of one process in float32, and the bytes that each
-# rank has. With a timeout on every run, since what goes wrong between processes mostly waits.
+# Before you trust a model that is spread, compare its tokens with those of one process in float32, and count the bytes
+# that each rank has. Set a timeout for every run, since processes that go wrong mostly wait for each other forever.
 #
 # Measured on
 # ===========

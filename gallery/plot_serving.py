@@ -6,9 +6,9 @@ From a loop to a server
 =======================
 
 Users come when they like, and each of them notices two things: how long the first token takes, and how fast the others
-follow. This page lets 1 to 64 users come at random, measures both with the engine of :ref:`l-plot-many-users`, and sets
-beside it what they would wait if they were answered one after the other. So it shows where the loops of this book stop
-making sense, and then how to move a model to the engines that are made for many.
+follow. This page lets up to 64 users come at random, and measures both with the engine of :ref:`l-plot-many-users`. For
+comparison, it computes how long they would wait if they were answered one after the other. So it shows where the loops
+of this book stop making sense, and then how to move a model to the engines that are made for many.
 
 .. image:: /drawings/queue.svg
    :alt: Four users come one after another. In turn, each waits for all before; in one batch, nearly all start at once.
@@ -45,9 +45,10 @@ mean, loads = (4, [1, 4]) if FAST else (12, [1, 4, 16, 64])  # tokens, and users
 most = max(loads)
 
 draw = random.Random(0)
-lengths = [
-    min(2 + round(draw.expovariate(1 / mean)), 4 * mean) for _ in range(most)
-]
+lengths = []
+for _ in range(most):
+    length = 2 + round(draw.expovariate(1 / mean))
+    lengths.append(min(length, 4 * mean))
 texts = torch.randint(3, 3000, (most, 24), device=device)
 print(f"tokens: {small.name}; times: {large.name}, {large.model.dtype}, {device}")
 
@@ -56,8 +57,8 @@ print(f"tokens: {small.name}; times: {large.name}, {large.model.dtype}, {device}
 # =============================
 #
 # If users do not know of each other, the gaps between two of them are exponential: :term:`Poisson arrivals`. ``alone``
-# is how long one answer takes, here by the fastest loop that we have in PyTorch. If ``n / alone`` users come in a
-# second, ``n`` of them are there at a time, as long as nobody has to wait.
+# is how long an answer takes on average if there is one user, here by :class:`decodeloop.TorchDecoder`. If ``n /
+# alone`` users come in a second and nobody has to wait, ``n`` of them are there at a time, on average.
 
 decoder = decodeloop.TorchDecoder(large.model)
 ours = decodeloop.prefill_and_decode(
@@ -80,17 +81,17 @@ print(f"one user alone: {ours}")
 # In turn
 # =======
 #
-# Whoever comes has to wait until all users before have their answers. So each one's wait follows from the two times of
-# the loop. We need not run it.
+# Whoever comes has to wait until all users before have their answers. So each one's wait follows from two times of the
+# loop, those of the first token and of a further one. We need not run it.
 
 
-def in_turn(arrivals):
+def in_turn(came):
     free, waits = 0.0, []
-    for at, length in zip(arrivals, lengths, strict=False):
+    for at, length in zip(came, lengths, strict=False):
         begin = max(at, free)
         waits.append(begin + first - at)
         free = begin + first + (length - 1) * step
-    return median(waits), step, sum(lengths[: len(arrivals)]) / free
+    return median(waits), step, sum(lengths[: len(came)]) / free
 
 
 # %%
@@ -105,14 +106,13 @@ def engine(model):
     room = {"max_requests_per_batch": most, "num_blocks": 8 * most}
     room = ContinuousBatchingConfig(16, max_batch_tokens=512, **room)
     never_end = GenerationConfig(do_sample=False, eos_token_id=-1)
-    return model.continuous_batching_context_manager(
-        never_end, continuous_batching_config=room
-    )
+    how = {"continuous_batching_config": room}
+    return model.continuous_batching_context_manager(never_end, **how)
 
 
-def all_together(manager, arrivals):
+def all_together(manager, came):
     names, answers, begin = [], {}, time.perf_counter()
-    for at, text, length in zip(arrivals, texts.tolist(), lengths, strict=False):
+    for at, text, length in zip(came, texts.tolist(), lengths, strict=False):
         early = begin + at - time.perf_counter()
         time.sleep(max(0, early))  # until this user comes
         how = {"max_new_tokens": length, "record_timestamps": True}
@@ -123,7 +123,7 @@ def all_together(manager, arrivals):
         answers[answer.request_id] = answer
     answers = [answers[name] for name in names]
     times = [[at - begin for at in answer.timestamps] for answer in answers]
-    waits = [each[0] - at for each, at in zip(times, arrivals, strict=True)]
+    waits = [each[0] - at for each, at in zip(times, came, strict=True)]
     steps = [(each[-1] - each[0]) / (len(each) - 1) for each in times]
     tokens = [answer.generated_tokens for answer in answers]
     speed = sum(map(len, tokens)) / max(each[-1] for each in times)
@@ -143,7 +143,7 @@ with engine(small.model) as manager:
 assert tokens == expected
 
 # %%
-# The times are medians over the users, and the tokens per second those of all of them.
+# The two times are medians over the users. The tokens per second are those of all users.
 
 rows = {}
 with engine(large.model) as manager:
@@ -163,16 +163,14 @@ table.round(3)
 # Where our loops stop making sense
 # =================================
 #
-# With one user at a time, a loop that answers them in turn has no pause, so chance alone makes some of them wait. With
-# more, a queue grows for as long as they come. An engine reads the weights once for all who are there. What that means
-# on this machine:
+# With one user at a time on average, a loop that answers them in turn hardly pauses, and some of them wait because two
+# came close together. With more, a queue grows for as long as they come. An engine reads the weights once for all who
+# are there. What that means on this machine:
 
 for n in loads:
     more = table.loc["in turn", n] / table.loc["all together", n]
-    gain = 1 / more["tokens/s"]
-    print(
-        f"users: {n}; in turn, they wait {more['first token (s)']:.1f} times as long;"
-    )
+    longer, gain = more["first token (s)"], 1 / more["tokens/s"]
+    print(f"users: {n}; in turn, they wait {longer:.1f} times as long;")
     print(f"  all together, they get {gain:.1f} times as many tokens per second")
 assert FAST or gain > 1.5  # with the most users
 
@@ -181,7 +179,7 @@ assert FAST or gain > 1.5  # with the most users
 # ============
 #
 # An ONNX graph cannot move, since it knows no pages. What moves is the folder of the checkpoint, with its tokenizer, as
-# ``save_pretrained`` writes it (:ref:`l-plot-own-checkpoint`). Both servers answer to OpenAI's protocol, at
+# ``save_pretrained`` writes it (:ref:`l-plot-own-checkpoint`). Both servers below speak OpenAI's protocol, at
 # ``http://localhost:8000/v1``. For chats the tokenizer needs a chat template (:ref:`l-plot-chat`).
 #
 # .. code-block:: bash
@@ -238,8 +236,9 @@ else:
 # Which should I use?
 # ===================
 #
-# Our loops for one user at a time: a program of your own, an editor, a test. An engine as soon as users come by
-# themselves: that of transformers inside a program that you have, vLLM for a server that others rely on.
+# Our loops, for one user at a time or for prompts that are all there at once: a program of your own, an editor, a test.
+# An engine, as soon as users come when they like: that of transformers inside a program that you have, vLLM for a
+# server that others rely on.
 
 # %%
 # Measured on

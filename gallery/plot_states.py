@@ -51,9 +51,9 @@ shapes = {
 models = {}
 for name, (kind, sizes) in shapes.items():
     config = AutoConfig.for_model(kind, vocab_size=3072, hidden_size=h, **sizes)
-    m = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    models[name] = m.to(device).eval()
-    print(f"{name}: {m.num_parameters() / 1e6:.1f} M weights")
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    models[name] = model.to(device).eval()
+    print(f"{name}: {model.num_parameters() / 1e6:.1f} M weights")
 
 # %%
 # A state, in three lines
@@ -121,8 +121,8 @@ for name, model in models.items():
     print(name, *(list(kept[index].shape) for index in (0, 1, -2, -1)))
 
 # %%
-# These are the tensors of the first and the last layer: one dimension of keys and values is the 207 tokens read so far,
-# and none of a state is. :func:`decodeloop.empty_tensors` makes a cache of any length, so its bytes are easy to count.
+# These are shapes of tensors of the first and the last layer. Keys and values have a dimension for the 207 tokens read
+# so far, and a state has none. :func:`decodeloop.empty_tensors` makes a cache of any length, so we can count its MiB.
 
 
 def empty(model, n):
@@ -140,8 +140,10 @@ memory.round(2)  # MiB
 # Time per token
 # ==============
 #
-# How long does a step take when the text is already long? Each model goes on from a cache of that length, filled with
-# zeros, which change no time. The :term:`limit` is the time to read weights and cache once, and to write the states.
+# How long does a step take when the text is already long? Each model goes on from a cache of that length. It is filled
+# with zeros, since the time does not depend on its numbers. The :term:`limit` is the time to read weights and cache
+# once, and to write the states. How far a step is from it depends on its operators: transformers computes a state with
+# many small ones where no kernels for it are installed, so look at how the times grow.
 
 
 def run_from(model, n):
@@ -170,9 +172,9 @@ table.round(2)
 # No way back
 # ===========
 #
-# Keys and values can be cut off after any token, and a wrong guess taken back. In a state all tokens are added up, and
-# none can be taken out. So :func:`decodeloop.crop_cache` refuses, and so does :term:`prompt lookup`
-# (:ref:`l-plot-guess-ahead`). The way out is a copy, made before, from which the text goes on as from the state itself.
+# Keys and values can be cut off after any token, so that a wrong guess is taken back. In a state all tokens are added
+# up, and none can be taken out. So :func:`decodeloop.crop_cache` refuses, and so does :term:`prompt lookup`
+# (:ref:`l-plot-guess-ahead`). The way out is a copy that was made before: from it the text goes on in the same way.
 
 model = models["state"]
 written, cache = decodeloop.generate(model, text, return_cache=True, **options)
@@ -181,19 +183,19 @@ try:
     decodeloop.crop_cache(cache, 100)
 except ValueError as error:
     print(error)
-first, again = (
-    decodeloop.generate(model, written, past_key_values=state, **options)
-    for state in (cache, saved)
-)
-assert torch.equal(first, again)
+texts = []
+for past in (cache, saved):
+    more = options | {"past_key_values": past}
+    texts.append(decodeloop.generate(model, written, **more))
+assert torch.equal(*texts)
 
 # %%
 # The trap of padding
 # ===================
 #
-# In a batch, shorter prompts are padded on the left (:ref:`l-plot-batch`). Attention can look past the padding at any
-# time. A state must be told of it while it reads, by the mask, since what has been added stays. With the mask, a padded
-# row has the :term:`logits` that it has alone. Without it, the padding is part of the text.
+# In a batch, shorter prompts are padded on the left (:ref:`l-plot-batch`). Attention can leave the padding out in any
+# later step. A state must be told of it while it reads, by the mask, since what has been added stays. With the mask, a
+# padded row has the :term:`logits` that it has alone. Without it, the padding is part of the text.
 
 ids = text[0, :12].repeat(2, 1)
 mask = torch.ones_like(ids)
@@ -228,16 +230,14 @@ print(report.checked)
 # ===================
 #
 # Attention for short texts: all three read about as many bytes then, and a cache can be cut, copied and shared. For
-# long texts, and for many rows, each with a cache of its own, a state saves memory, and time once the cache is most of
-# what a step reads. What it let fade it cannot look up, so most such models keep attention in a few layers.
+# long texts, and for many rows, each with a cache of its own, a state saves memory. It saves time once the cache is
+# most of what a step reads. What has faded cannot be looked up, so most such models keep attention in a few layers.
 
 n, m = lengths[0], lengths[-1]
 ms, figures = table["ms"], {}
 for name in models:
-    growth = ms[name][m] / ms[name][n]
-    print(
-        f"{name}: {ms[name][n]:.1f} ms at {n} tokens, {growth:.1f} times that at {m}"
-    )
+    few, growth = ms[name][n], ms[name][m] / ms[name][n]
+    print(f"{name}: {few:.1f} ms at {n} tokens, {growth:.1f} times that at {m}")
     assert FAST or growth <= 1.2 * ms["attention"][m] / ms["attention"][n]
 
 # %%

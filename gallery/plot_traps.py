@@ -6,7 +6,7 @@ Ten traps: four wrong answers
 =============================
 
 A decode loop that is wrong still writes text, and mostly text that looks fine. This page walks into four traps on
-purpose; six more, which lose time or measure it wrongly, are on :ref:`l-plot-traps-numbers`. For each there is the
+purpose; six more, which lose time or measure it wrongly, are on :ref:`l-plot-traps-numbers`. For each trap there is the
 wrong code and what it did here, a remedy, and the right code, which passes the check that the wrong one fails:
 
 * `1. Positions that are off by one`_
@@ -56,9 +56,10 @@ steps = len(answer)
 print(f"{steps} tokens:{tokenizer.decode(answer)}")
 
 # %%
-# Besides the tokens, a model is told the *position* of each new token in its text, and the :term:`attention mask`,
-# which hides padding. The loop below takes both as functions, so that we can get them wrong. ``length`` is that of the
-# text, and ``new`` says how many of its tokens are not read yet: all in the first step, one in each later step.
+# Besides the tokens, a model is told the *position* of each new token in its text (:term:`position ids`), and the
+# :term:`attention mask`, which hides padding. The loop below takes both as functions, so that we can get them wrong.
+# ``length`` is that of the text, and ``new`` says how many of its tokens are not read yet: all in the first step, and
+# one in each later step.
 
 
 @torch.no_grad()
@@ -108,8 +109,8 @@ print(f"one too few: {early} tokens wrong; one too many: {late} tokens wrong")
 # %%
 # .. admonition:: Remedy
 #
-#    Compare :term:`logits` as well as tokens. A mistake may change few tokens of an answer or none, while the numbers
-#    by which they are chosen tell at once.
+#    Compare :term:`logits` as well as tokens. A mistake may change few tokens of an answer or none, but it shows in
+#    the logits by which they are chosen.
 
 # RIGHT
 wrong, logits = write(alone, shifted(by=0))
@@ -122,16 +123,15 @@ print(f"one too many: logits up to {difference:.1f} off")
 # 2. Position ids in some steps only
 # ==================================
 #
-# The first real token of a padded row stands at position 0, however much padding is before it. A loop that counts so in
-# each step, but leaves the prompt's positions to the model, tears a gap between prompt and answer: the model counts the
-# padding too.
+# The first real token of a padded row stands at position 0, however much padding is before it. The loop below counts
+# like this in all steps but the first, in which it leaves the positions to the model. But the model counts the padding
+# too. So between prompt and answer, positions jump back by the length of the padding.
 
 
 # WRONG: no position ids with the prompt
 def full_mask(length):
-    return torch.nn.functional.pad(
-        prompt_mask, (0, length - ids.shape[1]), value=1
-    )
+    added = length - ids.shape[1]
+    return torch.nn.functional.pad(prompt_mask, (0, added), value=1)
 
 
 def counted(length, new):
@@ -142,16 +142,16 @@ def counted_later(length, new):
     return counted(length, new) if new == 1 else None
 
 
-gap, off["ids in some steps"] = write(ids, counted_later, full_mask)
-assert gap > 0
-costs["position ids in some steps only"] = f"{gap} of {steps} tokens wrong"
+jump, off["ids in some steps"] = write(ids, counted_later, full_mask)
+assert jump > 0
+costs["position ids in some steps only"] = f"{jump} of {steps} tokens wrong"
 
 # %%
 # .. admonition:: Remedy
 #
 #    Pass position ids in every step, counted from the mask.
 #
-# Without them in *any* step, every token of a row is shifted by the same padding. That changes no token of a
+# If they are left out in *every* step, all tokens of a row are shifted by the same padding. That changes no token of a
 # model whose positions are rotated (:term:`RoPE`), such as this one, since only distances count there. It changes those
 # of a model that has learned a vector for each position, such as GPT-2. :ref:`l-plot-batch` tries both.
 
@@ -192,8 +192,8 @@ assert torch.equal(tokens[0, -steps:], answer)
 # 4. The exported file of yesterday
 # =================================
 #
-# An export takes time, so a script may export only where there is no file yet. After more training the weights are
-# others, and the script still runs the old ones.
+# An export takes time, so a script may export only if there is no file yet. After more training the model has other
+# weights, and the script still runs those in the file.
 
 # WRONG: whatever is in the file is taken for the model
 folder = tempfile.TemporaryDirectory()
@@ -224,8 +224,8 @@ assert new < 0.25
 # What each one did here
 # ======================
 #
-# In the first three, the first token is as it should be: it is chosen before anything is wrong. So a test that looks at
-# one token passes.
+# In the first three traps, the first token is as it should be: it is chosen before anything is wrong. So a test that
+# looks at one token passes. The plot shows how far the logits of each step are from the right ones.
 
 apart = {name: (each - logits).abs().amax(-1).cpu() for name, each in off.items()}
 assert all(each[0] < 0.01 and each[1] > 0.1 for each in apart.values())
@@ -241,7 +241,7 @@ pandas.DataFrame({"what it did": costs})
 
 figures = {
     "positions off by one (% of tokens wrong)": 100 * early / steps,
-    "no position ids (% of tokens wrong)": 100 * gap / steps,
+    "no position ids (% of tokens wrong)": 100 * jump / steps,
     "mask dropped (% of tokens wrong)": 100 * unmasked / steps,
     "stale file (largest logit difference)": stale,
 }

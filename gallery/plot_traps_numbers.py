@@ -5,9 +5,9 @@
 Ten traps: six lost or wrong numbers
 ====================================
 
-A clock that is wrong still shows a number, and work that is done for nothing changes no token, so that nobody notices
-who looks at the text only. These are six such traps; four that change the text are on :ref:`l-plot-traps`. For each
-there is the wrong code and what it did here, a remedy, and the right code, which passes the check that the wrong fails:
+A clock that is wrong still shows a number, and work that is done for nothing changes no token, so that whoever looks
+only at the text does not notice. These are six such traps; four that change the text are on :ref:`l-plot-traps`. Each
+has the wrong code and what it did here, a remedy, and the right code, which passes the check that the wrong one fails:
 
 * `5. A device that is not there`_
 * `6. Half precision on a CPU`_
@@ -104,8 +104,8 @@ assert exact < 1e-3
 # 7. A clock that does not wait
 # =============================
 #
-# Work that was asked for is not yet done. :func:`decodeloop.stream` computes nothing until its first token is taken.
-# PyTorch hands a GPU each operator and goes on. We count the model's *passes* until the clock stops.
+# Work that was asked for may not be done yet. :func:`decodeloop.stream` computes nothing until its first token is
+# taken, and PyTorch hands operators to a GPU and goes on. We count the model's *passes* until the clock stops.
 
 passes = []
 model.register_forward_hook(lambda *given: passes.append(1))
@@ -136,13 +136,13 @@ if device.type == "cuda":  # the same with one large product
     queued = time.perf_counter() - start  # WRONG: not waited for
     figures["a product, clock that does not wait (ms)"] = 1000 * queued
     figures["a product, clock that waits (ms)"] = 1000 * waited
-    print(figures)
+    print(f"a product: {1000 * queued:.2f} ms, if waited for {1000 * waited:.2f}")
 
 # %%
 # 8. The prompt counted as generated
 # ==================================
 #
-# ``generate`` returns prompt and answer in one tensor. Its length counts the prompt, which was read in one pass.
+# ``generate`` returns prompt and answer in one tensor. Its length includes the prompt, which was read in one pass.
 
 # WRONG: all tokens count
 passes.clear()
@@ -163,8 +163,8 @@ assert outputs.shape[1] - ids.shape[1] == len(passes)
 # 9. A last pass for nothing
 # ==========================
 #
-# A loop that reads each token as soon as it is chosen reads the last one too, although nobody looks at what comes after
-# it. The tokens are right, but there is one pass more than there are tokens.
+# A loop that reads each token as soon as it is chosen reads the last one too, although no token is chosen after it. The
+# tokens are right, but there is one pass more than there are tokens.
 
 
 # WRONG: choose, then read
@@ -198,8 +198,8 @@ assert len(passes) == count
 # 10. A cache that is copied at each step
 # =======================================
 #
-# ``torch.cat`` makes a new tensor. So a cache that grows by it is written anew for each token, and the bytes written
-# grow with the square of the length. Here are the keys of one layer.
+# ``torch.cat`` makes a new tensor. So a cache that grows by it is written anew for each token, and the bytes that are
+# written grow with the square of the length. Here are the keys of one layer.
 
 # WRONG: all old keys are copied to make room for a new one
 size = 1000
@@ -228,7 +228,7 @@ costs["a cache grown by torch.cat"] = f"{more:,.0f} times the bytes"
 written = pandas.DataFrame({"torch.cat": copied, "one buffer": once}).cumsum()
 ax = (written / 2**20).plot(logx=True, logy=True, style=["-", "--"])
 ax.set(title="Bytes written to keep the keys of one layer")
-ax.set(xlabel="tokens", ylabel="MiB written so far")
+_ = ax.set(xlabel="tokens", ylabel="MiB written so far")
 
 # %%
 # How to be safe? Count passes and bytes first, since counts are exact. Only then start a clock, one that waits.

@@ -64,6 +64,12 @@ def test_all_ranks_are_asked_and_heard(script):
     assert run_ranks(script, "", device="cpu", threads=3) == "sum 1, 3 threads\n" * 2
 
 
+def test_lines_of_ranks_that_print_at_once_stay_whole(tmp_path):
+    script = tmp_path / "print.py"
+    script.write_text("for _ in range(20_000):\n    print('a line')\n")
+    assert set(run_ranks(script, device="cpu", threads=1, timeout=60).splitlines()) == {"a line"}
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

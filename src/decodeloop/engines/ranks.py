@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import io
 import os
 import re
 import runpy
@@ -174,6 +175,8 @@ def _main() -> None:
     if hasattr(faulthandler, "register"):  # torchrun ends a rank so when another one's time is over first
         faulthandler.register(signal.SIGTERM, file=stack, chain=True)
     threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # torchrun has text and newline written apart, so that ranks mix lines
+        sys.stdout.reconfigure(line_buffering=True, write_through=False)
     try:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         cuda = torch.cuda.is_available()
