@@ -5,62 +5,64 @@
 Several prompts at once
 =======================
 
-A decoder can answer several prompts in one go, a *batch*. Prompts differ in length and answers end at different steps,
-so shorter rows are filled up with *padding* that must change nothing. This page builds such a batch, proves that each
-row gets the answer it gets alone, shows what breaks it, and measures what a batch gains and what padding costs.
+A decoder can answer several prompts in one go, as the rows of a *batch*. Prompts differ in length and answers end at
+different steps, so shorter rows are filled up with *padding*, which must change nothing. This page builds such a batch,
+proves that each row gets the answer that it gets alone, shows what breaks it, and measures what a batch gains.
 
-Setup
-=====
+.. image:: /drawings/left-padding.svg
+   :alt: Three prompts of different lengths, one below the other. The shorter ones have padding on their left, so that
+         all of them end in the same column, and the next one has a new token of each. Below each row stand its
+         attention mask, 0 for padding and 1 for a token, and its position ids, which count from 0 at its first token.
+   :class: drawing
 
-The small model that comes with the package, in float32, so that rounding does not blur a comparison of tokens. For the
-measurements, the same model as it is used: in float32 on a CPU, in float16 on a GPU, and as an ONNX graph
-(:ref:`l-plot-export`).
+Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. Tokens are compared on the small model
+that comes with the package, in float32, so that rounding does not blur them. Times are measured on a larger one with
+random weights (phi-1_5's shape on a GPU, that of the largest llama2.c on a CPU), and on its graph.
 """
 
 import tempfile
 from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas
 import torch
-from matplotlib.colors import ListedColormap
-from matplotlib.patches import Patch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import decodeloop
 
-FAST = decodeloop.unit_test_going()  # fewer and shorter runs, the same code
-
+FAST = decodeloop.unit_test_going()  # a smaller model and fewer rows
 loaded = decodeloop.load(dtype="float32")
 model, tokenizer = loaded.model, loaded.tokenizer
-served = decodeloop.load().model
+shape, sizes, count = "Xenova/llama2.c-stories110M", [1, 4, 16, 64], 12
+if torch.cuda.is_available():
+    shape = "microsoft/phi-1_5"
+if FAST:
+    shape, sizes, count = "bundled", [1, 4, 16], 6
+large = decodeloop.load(shape, random_weights=True)
 folder = tempfile.TemporaryDirectory()
 path = Path(folder.name) / "model.onnx"
-decodeloop.export_onnx(served, path, exporter="fused")
-decoder = decodeloop.OnnxDecoder(path)
+decodeloop.export_onnx(large.model, path, exporter="fused")
+decoder, endless = decodeloop.OnnxDecoder(path), {"eos_token_id": None}
 prompts = [
     'def factorial(n):\n    """Return the factorial of n."""',
     'def print_prime(n):\n    """\n    Print all primes between 1 and n\n    """',
     'def is_even(n):\n    """Return True if n is even."""',
-    'def count_vowels(text):\n    """Return the number of vowels in text.\n\n'
-    "    Args:\n        text: A string.\n\n"
-    '    Returns:\n        int: The number of vowels.\n    """',
+    'def count_vowels(text):\n    """Return the number of vowels in text.\n\n    Args:\n'
+    '        text: A string.\n\n    Returns:\n        int: The number of vowels.\n    """',
     'def reverse(text):\n    """Return the text reversed."""',
     'def fibonacci(n):\n    """Yield the first n Fibonacci numbers."""',
     'class Stack:\n    """A stack: push, pop, peek and a length."""',
     'def gcd(a, b):\n    """Return the greatest common divisor of a and b."""',
 ]
-print(f"{loaded.name} model on {model.device};", end=" ")
-print(f"the graph: {served.dtype}, {decoder.providers[0]}")
 
 # %%
 # Padding goes on the left
 # ========================
 #
-# A tensor has one width, and the next token is predicted at its right end. So that is where every prompt must end, and
-# the shorter ones get padding tokens in front. The *attention mask* says which tokens are real. *Position ids* count
-# them: a row's first real token is number 0, wherever it stands. Here are the last 24 columns of three of the rows.
+# A tensor has one width, and the next token is appended at its right end. So that is where every prompt must end, and
+# the shorter ones get padding tokens in front: :term:`left padding`. The :term:`attention mask` says which tokens are
+# real. The :term:`position ids` count them, so that a row's first real token is number 0 wherever it stands. Here are
+# the last 24 columns of three of the rows.
 
 tokenizer.padding_side = "left"
 batch = tokenizer(prompts, padding=True, return_tensors="pt").to(model.device)
@@ -76,8 +78,8 @@ for row in (0, 3, 4):
 # ========
 #
 # It is the loop of :ref:`l-plot-generate` with three additions. The mask grows by a 1 with every token, the new
-# positions follow from it, and a row that wrote its end token writes padding until the last row has ended. Two switches
-# let us break it later.
+# positions are counted from it, and a row that has written its end-of-sequence token writes padding until the last row
+# has ended. Two switches let us break the loop later.
 
 pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
 
@@ -92,10 +94,8 @@ def batch_loop(model, ids, mask, new_tokens, use_mask=True, positions="always"):
             count = (mask.cumsum(-1) - 1).clamp(min=0)
             given["position_ids"] = count[:, -unread.shape[1] :]
         out = model(unread, past_key_values=cache, logits_to_keep=1, **given)
-        cache = out.past_key_values
-        unread = (
-            out.logits[:, -1].argmax(-1, keepdim=True).masked_fill(ended, pad)
-        )
+        cache, best = out.past_key_values, out.logits[:, -1].argmax(-1)
+        unread = best[:, None].masked_fill(ended, pad)
         ended |= unread == eos
         ids = torch.cat([ids, unread], dim=-1)
         mask = torch.cat([mask, torch.ones_like(unread)], dim=-1)
@@ -106,235 +106,145 @@ def batch_loop(model, ids, mask, new_tokens, use_mask=True, positions="always"):
 
 answers = batch_loop(model, ids, mask, 100)
 assert torch.equal(answers, decodeloop.generate(model, ids, attention_mask=mask))
-print(tokenizer.decode(answers[5], skip_special_tokens=True))
 
 # %%
-# :func:`decodeloop.generate` gives the same tokens. So does the graph, unless rounding decides between two tokens that
-# are almost equally likely; :func:`decodeloop.verify` says whether there is such a *near tie*.
+# :func:`decodeloop.generate` gives the same tokens. Now every prompt alone, without padding and without a mask: each
+# answer must be its row of the batch, token for token, with nothing but padding after it.
 
-found = decodeloop.verify(
-    served, decoder, ids, attention_mask=mask, max_new_tokens=100
-)
-assert found.agrees
-print(found)
-
-# %%
-# Each row equals its solo run
-# ============================
-#
-# Now every prompt alone, without padding and without a mask: each answer must be its row, token for token.
-
-width = ids.shape[1]
-lengths, new = mask.sum(-1).tolist(), []
-for row, length in enumerate(lengths):
-    solo = decodeloop.generate(model, ids[row : row + 1, width - length :])[0]
-    new.append(len(solo) - length)
-    assert torch.equal(solo, answers[row, width - length : width + new[-1]])
-    assert (answers[row, width + new[-1] :] == pad).all()
-facts = pandas.DataFrame({"prompt": lengths, "answer": new})
-facts["padding"] = width - facts["prompt"]
-facts["idle steps"] = max(new) - facts["answer"]
-facts.rename_axis(index="row")
+width, lengths = ids.shape[1], mask.sum(-1).tolist()
+solos = [ids[[row], width - length :] for row, length in enumerate(lengths)]
+new = []
+for row, solo, length in zip(answers, solos, lengths, strict=True):
+    text = decodeloop.generate(model, solo)[0]
+    new.append(len(text) - length)
+    assert torch.equal(text, row[width - length : width + new[-1]])
+    assert (row[width + new[-1] :] == pad).all()
+print(f"prompts of {lengths} tokens,\nanswers of {new}")
+print(f"{(answers == pad).float().mean():.0%} of the batch is padding")
 
 # %%
 # What goes wrong
 # ===============
 #
-# Now we leave things out, and mark the rows whose first 30 new tokens change. One result is a surprise. The model
-# encodes positions by `rotation <https://arxiv.org/abs/2104.09864>`_: only the *distance* between two tokens matters.
-# Without any position ids, every token of a row is shifted by the same padding, distances stay, and so do the tokens.
-# But positions for the prompt only, the model's own count afterwards, tear a gap between prompt and answer. GPT-2
-# *learns* a vector for each position; a tiny one with random weights shows that there a shift is enough.
+# We leave something out, and mark with x the rows whose first 30 new tokens change. A model that is given no position
+# ids counts by itself, padding included. What that does depends on the model. Ours encodes positions by rotation
+# (:term:`RoPE`), so that only the *distance* between two tokens counts. GPT-2 *learns* a vector for each position. We
+# take a tiny one with random weights.
 
 torch.manual_seed(0)
-shape = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256}
-shape |= {"vocab_size": 3072, "initializer_range": 0.3}
-shape |= {"bos_token_id": 0, "eos_token_id": 0}
-gpt2 = GPT2LMHeadModel(GPT2Config(**shape)).eval().to(model.device)
-right = {m: batch_loop(m, ids, mask, 30) for m in (model, gpt2)}
-assert torch.equal(right[model], answers[:, : width + 30])
-
+tiny = GPT2Config(n_embd=64, n_layer=2, n_head=2, initializer_range=0.3)
+gpt2 = GPT2LMHeadModel(tiny).eval().to(model.device)
 breakages = {
-    "rotary, no position ids": (model, {"positions": "never"}),
-    "rotary, prompt's positions only": (model, {"positions": "prompt only"}),
-    "learned positions, no position ids": (gpt2, {"positions": "never"}),
+    "rotary, no position ids at all": (model, {"positions": "never"}),
+    "rotary, in the prompt only": (model, {"positions": "prompt only"}),
+    "learned, no position ids at all": (gpt2, {"positions": "never"}),
+    "learned, in the prompt only": (gpt2, {"positions": "prompt only"}),
     "rotary, no mask": (model, {"use_mask": False}),
 }
 changed, broken = {}, {}
 for name, (m, options) in breakages.items():
+    right = batch_loop(m, ids, mask, 30)
     broken[name] = batch_loop(m, ids, mask, 30, **options)
-    changed[name] = (broken[name] != right[m]).any(-1).tolist()
+    changed[name] = (broken[name] != right).any(-1).tolist()
     assert not changed[name][lengths.index(width)]  # the row without padding
-rows = pandas.DataFrame(changed).T
-assert not any(changed["rotary, no position ids"])
-assert rows.iloc[1:].any(axis=1).all()
-rows.replace({True: "x", False: "-"})
+    assert any(changed[name]) == (name != "rotary, no position ids at all")
+pandas.DataFrame(changed).rename_axis("row").T.replace({True: "x", False: "-"})
 
 # %%
-# Row 3 is the longest. It has no padding, and nothing hurts it. Without the mask, rows attend to their padding, and
-# whether that changes a token is chance: a test with one prompt may pass. This is a row that it did change, and nothing
-# but the answer says so:
+# So count the position ids from the mask in every step. A rotary model does not miss them where they are left out in
+# every step: all positions of a row are then shifted by its padding, and the distances stay. A model with learned
+# positions goes wrong. Given in some steps and left out in others, they break both, because the text jumps from one way
+# of counting to the other.
+#
+# Without the mask a row attends to its padding, and whether that changes a token is chance. Row 3, the longest, has no
+# padding and never changes, so a test with a single prompt passes. No error is raised either: only the answer shows it.
+# Here is a row that changed, with the mask and without it:
 
 row = changed["rotary, no mask"].index(True)
-print(tokenizer.decode(right[model][row], skip_special_tokens=True))
-print("--- without the mask:")
-print(tokenizer.decode(broken["rotary, no mask"][row], skip_special_tokens=True))
+for tokens in (answers[row], broken["rotary, no mask"][row]):
+    print(tokenizer.decode(tokens, skip_special_tokens=True))
 
 # %%
 # What a batch gains
 # ==================
 #
-# *Latency* is the time of a step, in which every row gets one token; *throughput* counts the tokens of all rows. All
-# rows use the same weights, which a step reads from memory once, however many rows there are. What grows with the rows
-# is the reading of their caches (:ref:`l-plot-kv-cache`) and the arithmetic, one multiplication and one addition for
-# each weight and row. A step takes at least as long as the slower of the two, reading and arithmetic, would at the
-# speeds measured on this machine: the *limit*. While that is reading the weights, a further row costs little.
+# All rows use the same weights, which a step reads from memory once, however many rows there are. Each row adds its own
+# cache to be read (:ref:`l-plot-cache-memory`), and its own arithmetic. So the :term:`limit`, the time to read weights
+# and caches, hardly grows with the rows while the caches are small. A real step does grow, once its arithmetic takes
+# longer than the reading. Model and graph must agree before they are timed, on more and more rows without padding.
 
-k, sizes = (12, [1, 4, 16]) if FAST else (20, [1, 4, 16, 64])
-side = 2048 if model.device.type == "cpu" else 8192
-square = torch.ones(side, side, device=model.device, dtype=served.dtype)
-flops = 2 * side**3 / decodeloop.measure(lambda: square @ square).min
-
-
-def limit_of(model, length, rows):  # in ms
-    reading = decodeloop.roofline(model, model.device, length=length, batch=rows)
-    weights = sum(w.numel() for w in model.parameters())
-    return 1000 * max(reading.seconds, 2 * weights * rows / flops)
+assert decodeloop.verify(large.model, decoder, ids, attention_mask=mask).agrees
+text = solos[1].repeat(max(sizes), 1)
+loops = {"PyTorch": partial(decodeloop.generate, large.model)}
+loops["ONNX"] = decoder.generate
 
 
-def step_times(loops, model, text, sizes):
-    runs = {}
-    for name, loop in loops.items():
-        for rows in sizes:
-            given = {"input_ids": text[:rows], "eos_token_id": None}
-            runs[name, rows] = lambda n, loop=loop, given=given: loop(
-                **given, max_new_tokens=n
-            )
-    times = decodeloop.prefill_and_decode_all(runs, k)
-    ms = pandas.Series({r: 1000 * t.decode.median for r, t in times.items()})
-    ms = ms.unstack(0)
-    length = text.shape[1] + k // 2
-    ms["limit"] = [limit_of(model, length, rows) for rows in sizes]
-    return ms, 1000 / ms.div(ms.index, axis=0)
+def loop_of(write, rows):
+    return lambda k: write(text[:rows], max_new_tokens=k, **endless)
 
 
-def plot(ms, speed, title):
-    axes = plt.subplots(1, 2, figsize=(9, 4.3))[1]
-    units = "latency (ms per step)", "throughput (tokens/s, all rows)"
-    for ax, table, unit in zip(axes, (ms, speed), units, strict=True):
-        for name in table:
-            style = "C5:" if name == "limit" else "o-"
-            ax.loglog(table[name], style, label=name)
-        ax.set(title=title, xlabel="rows", ylabel=unit)
-        ax.set_xticks(table.index, table.index)
-        ax.xaxis.minorticks_off()
-    axes[0].legend()
+runs, limit, half = {}, {}, text.shape[1] + count // 2
+for rows in sizes:
+    for name, write in loops.items():
+        runs[name, rows] = loop_of(write, rows)
+    limit[rows] = decodeloop.roofline(large.model, length=half, batch=rows)
 
-
-loops = {
-    "PyTorch": partial(decodeloop.generate, served),
-    "ONNX": decoder.generate,
-}
-text = ids[1:2, width - lengths[1] :].repeat(64, 1)  # no padding
-ms, speed = step_times(loops, served, text, sizes)
-plot(ms, speed, f"{loaded.name} model, {model.device.type}")
-for name in loops:
-    longer, more = ms[name][16] / ms[name][1], speed[name][16] / speed[name][1]
-    print(f"{name}: a step for 16 rows takes {longer:.1f} x one for 1 row,")
-    print(f"  so the batch writes {more:.1f} x the tokens per second")
+timings = decodeloop.prefill_and_decode_all(runs, count)
+ms = timings.table()["next token (ms)"].unstack(0).rename_axis("rows")
+ms["limit"] = [1000 * limit[rows].seconds for rows in sizes]
+speed = 1000 / ms.div(ms.index, axis=0)  # a token for each row
+ax = speed.plot(style=["o-", "s-", ":"], loglog=True, title=f"All rows, {shape}")
+ax.set(ylabel="tokens/s", xticks=sizes, xticklabels=sizes)
+ax.minorticks_off()
 pandas.concat({"ms per step": ms, "tokens/s": speed}, axis=1).round(1)
 
 # %%
-# The limit is that of main memory: a model as small as this one may stay in the processor's own memory from step to
-# step, and be faster. On a GPU, the same for a model of phi-1_5's shape, with random weights:
+# Is a batch worth it when its rows differ in length? All at once, there are as many steps as the longest answer has
+# tokens. One by one, nothing is wasted, but each step reads the weights for a single token. The larger model writes
+# answers of the lengths above both ways.
 
-models, figures = [loaded], {}
-if torch.cuda.is_available():
-    name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
-    large = decodeloop.load(name, dtype="float16", random_weights=True)
-    path = Path(folder.name) / "large.onnx"
-    decodeloop.export_onnx(large.model, path, exporter="fused")
-    large_decoder = decodeloop.OnnxDecoder(path)
-    same = decodeloop.verify(
-        large.model, large_decoder, text[:4], eos_token_id=None
-    )
-    assert same.agrees, same
-    print(f"{name}, random weights, {large.model.dtype}: {same}")
-    large_loops = {"ONNX": large_decoder.generate}
-    large_ms, large_speed = step_times(
-        large_loops, large.model, text, [1, 4, 16, 64]
-    )
-    plot(large_ms, large_speed, name)
-    print(large_speed.round().to_string())
-    models.append(large)
-    for rows in (1, 16, 64):
-        for name, tokens in large_speed.loc[rows].items():
-            figures[f"phi-1_5: {name}, rows: {rows} (tokens/s)"] = tokens
-else:
-    print("No GPU here: this part was skipped.")
 
-# %%
-# What padding costs
-# ==================
-#
-# A padded position is computed like any other, and thrown away; so is every step of a row that has ended. Each cell
-# of this picture is one position of our batch of eight.
+def one_by_one():
+    for solo, tokens in zip(solos, new, strict=True):
+        decoder.generate(solo, max_new_tokens=tokens, **endless)
 
-wasted = float((answers == pad).float().mean())
-cells = torch.cat([mask, 2 + (answers[:, width:] == pad).int()], dim=-1).cpu()
-colors = {"padding": "C5", "prompt": "C0", "answer": "C2", "ended": "C1"}
-_, ax = plt.subplots(figsize=(8, 3))
-ax.imshow(
-    cells, ListedColormap([*colors.values()]), aspect="auto", vmin=0, vmax=3
-)
-ax.set(
-    title=f"{wasted:.0%} of the positions are wasted",
-    xlabel="position",
-    ylabel="row",
-)
-ax.grid(False)
-patches = [Patch(color=color, label=name) for name, color in colors.items()]
-ax.figure.legend(handles=patches, loc="outside lower center", ncols=4)
 
-# %%
-# Is the batch still worth it? One by one, nothing is wasted, but each step reads the weights for a single token. All at
-# once, there are as many steps as the longest answer has tokens. We answer the eight prompts both ways.
+def all_at_once():
+    decoder.generate(ids, attention_mask=mask, max_new_tokens=max(new), **endless)
 
-solos = [ids[[row], width - n :] for row, n in enumerate(lengths)]
-ways = {
-    "one by one": lambda: [decoder.generate(solo) for solo in solos],
-    "all at once": lambda: [decoder.generate(ids, attention_mask=mask)],
-}
+
+ways = {"one by one": one_by_one, "all at once": all_at_once}
 took = decodeloop.measure_all(ways)
-table = pandas.DataFrame(index=ways)
-table["steps"] = sum(new), max(new)
-table["ms"] = [1000 * t.median for t in took.values()]
-table.round(1)
+gain = took["one by one"].median / took["all at once"].median
+print(f"{sum(new)} steps one by one, {max(new)} steps all at once:", end=" ")
+print(f"{gain:.1f} x as fast")
 
 # %%
-# Batches of prompts of like length waste less. Answers cannot be sorted by their length: nobody knows it yet. Servers
-# therefore let a row that ends leave at once and put the next prompt in its place, which is called `continuous batching
-# <https://www.usenix.org/conference/osdi22/presentation/yu>`_.
+# Prompts can be sorted by their length. Answers cannot, since nobody knows beforehand how long they will be. So servers
+# let a row that has ended leave at once and give its place to the next prompt: :term:`continuous batching`.
 #
 # Which should I use?
 # ===================
 #
-# For one answer as fast as possible, a batch of one. For many, a batch: as large as memory and patience allow, but not
-# much beyond the size at which the latency above begins to grow as fast as the rows. Whatever the size, pass the mask
-# in every step, and positions either always or, with rotary embeddings, never.
+# For one answer as fast as possible, a batch of one. For many answers, a batch as large as memory and patience allow,
+# but not much beyond the size at which a step's time grows as fast as its rows. Whatever the size: pad on the left,
+# pass the mask in every step, and count position ids from it in every step.
 
-gain = table["ms"]["one by one"] / table["ms"]["all at once"]
-print(f"eight prompts: all at once is {gain:.1f} x as fast as one by one")
 for name in loops:
-    print(f"{name}: most tokens/s with {speed[name].idxmax()} rows, of {sizes}")
+    longer, more = ms[name][16] / ms[name][1], speed[name][16] / speed[name][1]
+    assert FAST or more > 2
+    print(f"{name}: a step for 16 rows takes {longer:.1f} x one for 1 row,")
+    print(f"  so 16 rows get {more:.1f} x the tokens/s.", end=" ")
+    print(f"Of {sizes} rows, {speed[name].idxmax()} get the most.")
 
 # %%
 # Measured on
 # ===========
 
+figures = {}
 for rows in (1, 16):
     for name, tokens in speed.loc[rows].items():
         figures[f"{name}, rows: {rows} (tokens/s)"] = tokens
-for way in ("one by one", "all at once"):
-    figures[f"eight prompts, {way} (ms)"] = table["ms"][way]
-decodeloop.provenance(model=models, provider=decoder, figures=figures)
+for way, timing in took.items():
+    figures[f"eight prompts, {way} (ms)"] = 1000 * timing.median
+decodeloop.provenance(model=[loaded, large], provider=decoder, figures=figures)

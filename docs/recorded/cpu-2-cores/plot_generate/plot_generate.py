@@ -1,93 +1,116 @@
 """
 .. _l-plot-generate:
 
-=================================
-From a LLM to processing a prompt
-=================================
+==================================
+From an LLM to processing a prompt
+==================================
 
-A large language model does one thing: given a text, it says how likely each token is to come next. Everything else is
-a loop around it. This page follows one prompt through three such loops: the one in ``transformers``, one of our own
-in eight lines, and the same loop around an ONNX graph. All write the same tokens; at the end we see how long each
-takes.
+A large language model (LLM) does one thing: given a text, it says how likely each piece of text is to come next. All
+the rest is a loop around it. This page follows one prompt through three such loops: the one in ``transformers``, one of
+our own in eight lines, and the same loop around an ONNX graph. All three write the same answer, and at the end we
+measure how long each of them takes.
 
-Load a model and its tokenizer
-==============================
+.. image:: /drawings/loop.svg
+   :alt: Four passes of a model, side by side. The first, the prefill, reads the four tokens of a prompt and gives
+         logits, and these give the next token. Each later pass, a decode step, reads only the token that the pass
+         before it gave. Below stands the text: the prompt, and one more token for each pass.
+   :class: drawing
 
-The model is a small one of the architecture of `phi-1_5 <https://huggingface.co/microsoft/phi-1_5>`_, trained to
-write short Python functions. It comes with the package, so nothing is downloaded. Give :func:`decodeloop.load`
-another name, such as ``"microsoft/phi-1_5"``, and the rest of this page runs on that model.
+Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. The model comes with the package. It is a
+small one of the architecture of `phi-1_5 <https://huggingface.co/microsoft/phi-1_5>`_, trained to write short Python
+functions. With another name, such as ``decodeloop.load("microsoft/phi-1_5")``, the page runs on that model.
 """
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import pandas
 import torch
 
 import decodeloop
 from decodeloop import string_type
 
-FAST = decodeloop.unit_test_going()  # smaller sizes, the same code
+# As a script, this page takes the exporter of its first graph:
+#   python plot_generate.py --exporter onnx-fused
+parser = argparse.ArgumentParser()
+parser.add_argument("--exporter", default="onnx-dynamo")
+exporter = parser.parse_known_args()[0].exporter.removeprefix("onnx-")
 
+FAST = decodeloop.unit_test_going()  # a small model at the end too
+shape, count = "Xenova/llama2.c-stories110M", 32
+if torch.cuda.is_available():
+    shape = "microsoft/phi-1_5"
+if FAST:
+    shape, count = "bundled", 12
+folder = tempfile.TemporaryDirectory()
 loaded = decodeloop.load()
 model, tokenizer = loaded.model, loaded.tokenizer
-millions = sum(p.numel() for p in model.parameters()) / 1e6
-print(f"{type(model).__name__} on {model.device}:")
-print(f"{millions:.1f} million weights, {loaded.weights}, {model.dtype}")
+print(f"{model.num_parameters():,} weights, {model.dtype}, on {model.device}")
 
 # %%
-# Tokenize the prompt
+# From text to tokens
 # ===================
 #
-# A model reads numbers. The tokenizer cuts the text into pieces it knows, its *tokens*, and gives the number of each.
+# A model reads numbers. The *tokenizer* cuts the text into pieces that it knows, each of them a :term:`token`, and
+# gives the number of each.
 
 prompt = '''def print_prime(n):
    """
    Print all primes between 1 and n
    """'''
-inputs = tokenizer(prompt, return_tensors="pt", return_attention_mask=False)
-input_ids = inputs.input_ids.to(model.device)
+input_ids = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)
 print([tokenizer.decode(token) for token in input_ids[0, :12]], "...")
 print(string_type(input_ids, with_shape=True, with_min_max=True))
 
 # %%
-# The last line is a summary that we will use throughout: ``T7`` is a torch tensor of 64-bit integers (type number 7
-# in ONNX), ``s`` its shape, one row with one number per token, in brackets its smallest and largest value and its
-# mean.
+# The last line is a summary that we will use throughout. ``T7`` is a torch tensor of 64-bit integers (type number 7 of
+# ONNX), ``s`` its shape, one row with one number per token. In brackets are its smallest value, its largest and its
+# average.
 #
+# What the model says
+# ===================
+#
+# One call of the model gives one number for each token of its vocabulary, at each position of the text. These numbers
+# are the :term:`logits`. The higher the logit, the likelier that token comes next. Only the last position tells us
+# something new, because what comes after the others is already in the text.
+
+with torch.no_grad():
+    logits = model(input_ids).logits
+print("logits:", string_type(logits, with_shape=True))
+for token in logits[0, -1].topk(3).indices:
+    print(f"{logits[0, -1, token]:6.1f}  {tokenizer.decode(token)!r}")
+
+# %%
 # The answer of ``generate``
 # ==========================
 #
-# ``generate`` is the loop that everybody uses. Without sampling it is *greedy*: it always takes the most likely token.
-# We allow 100 new tokens. The answer ends earlier, with the *end-of-sequence* token, which a model is trained to write
-# when it is done; a loop that does not look for it goes on until the limit.
+# ``generate`` is the loop that everybody uses. Without sampling it is :term:`greedy`: it always takes the token with
+# the highest logit. We allow 100 new tokens. The answer ends earlier, with the :term:`end-of-sequence token`, which a
+# model is trained to write when it is done. A loop that does not look for this token goes on until the 100 are written.
 
 outputs = model.generate(input_ids, max_new_tokens=100, do_sample=False)
 eos_token_id = tokenizer.eos_token_id
-new_tokens = outputs.shape[1] - input_ids.shape[1]
 assert outputs[0, -1] == eos_token_id
-print(string_type(outputs, with_shape=True, with_min_max=True))
-print(f"{new_tokens} new tokens, the last one is {int(outputs[0, -1])}:")
+print(f"{outputs.shape[1] - input_ids.shape[1]} new tokens:")
 print(tokenizer.decode(outputs[0]))
 
 # %%
 # Our own loop
 # ============
 #
-# To predict the next token, the model compares the last token with all those before it. For that it needs two vectors
-# of each earlier token in each layer, its *key* and its *value*. They never change once computed, so the model hands
-# them back as ``past_key_values``, the *KV cache*, and takes them at the next call. That gives the loop two phases.
-# The first call, the *prefill*, reads the whole prompt. Each later call, a *decode* step, reads just the one new
-# token.
+# To say what comes next, each layer of the model looks back at all earlier tokens. For that it needs two vectors of
+# each of them, a *key* and a *value*. They do not change when text is added, so the model hands them back as
+# ``past_key_values``, the :term:`KV cache`, and takes them again at the next call. Therefore the loop has two phases.
+# The first call, the :term:`prefill`, reads the whole prompt. Each later call, a :term:`decode step`, reads only the
+# one token that is new.
 
 
 @torch.no_grad()
 def simple_generate_with_cache(
     model, input_ids, eos_token_id, max_new_tokens=100
 ):
-    unread, cache = input_ids, None  # not seen yet; kept of what was seen
+    unread, cache = input_ids, None  # nothing is read yet, and nothing kept
     for _ in range(max_new_tokens):
         outputs = model(unread, past_key_values=cache, use_cache=True)
         cache = outputs.past_key_values
@@ -100,213 +123,128 @@ def simple_generate_with_cache(
 
 custom = simple_generate_with_cache(model, input_ids, eos_token_id)
 assert torch.equal(custom, outputs)
-
-# %%
-# The tokens are the same. :func:`decodeloop.generate` is this loop with batches, padding and several end tokens. What
-# does one call return?
-
 assert torch.equal(decodeloop.generate(model, input_ids), outputs)
 
-with torch.no_grad():
-    first = model(input_ids, use_cache=True)
-keys = first.past_key_values.layers[0].keys
-print("logits:", string_type(first.logits, with_shape=True))
-print("keys of the first layer:", string_type(keys, with_shape=True))
-
 # %%
-# The *logits* are one number per position and token of the vocabulary, the higher the likelier; only the last
-# position's say what comes next, and :ref:`l-plot-sampling` shows other ways to choose from them. A layer's keys are
-# batch x heads x tokens so far x size of a head, and so are its values.
+# The tokens are the same. :func:`decodeloop.generate` is this loop with batches, padding and several end tokens.
 #
 # The model as an ONNX graph
 # ==========================
 #
-# `ONNX <https://onnx.ai>`_ describes a model as a graph of operators, which `ONNX Runtime <https://onnxruntime.ai>`_
-# executes without Python. The export runs the model once on example inputs and records the operators. It must be told
-# which dimensions vary, or it takes those of the example for constants.
+# `ONNX <https://onnx.ai>`_ describes a model as a graph of :term:`operators <operator>`, such as products or sums.
+# `ONNX Runtime <https://onnxruntime.ai>`_ executes such a graph without Python. The export runs the model once, on
+# example inputs, and records the operators. It has to be told which dimensions vary from call to call. All others get
+# the size that they have in the example.
 
-example, dynamic_shapes = decodeloop.export_inputs(model)
-print(string_type(example["input_ids"], with_shape=True), end=" ")
-print("varies in", dynamic_shapes["input_ids"])
+_, dynamic_shapes = decodeloop.export_inputs(model)
+print("input_ids varies in", dynamic_shapes["input_ids"])
 
-parser = (
-    argparse.ArgumentParser()
-)  # python plot_generate.py --exporter onnx-fused
-parser.add_argument("--exporter", default="onnx-dynamo")
-exporter = parser.parse_known_args()[0].exporter.removeprefix("onnx-")
-
-folder = tempfile.TemporaryDirectory()
 path = Path(folder.name) / "model.onnx"
 report = decodeloop.export_onnx(model, path, exporter=exporter)
-print(f"{report.bytes / 2**20:.1f} MiB, opset {report.opset},", end=" ")
-print(f"{sum(report.operators.values())} operators in {report.seconds:.0f} s")
-
-shapes = report.inputs | report.outputs
-table = pandas.DataFrame(index=shapes)
-table["is an"] = ["input" if n in report.inputs else "output" for n in shapes]
-table["shape"] = [" x ".join(map(str, shape)) for shape in shapes.values()]
-table.filter(regex=r"ids|mask|logits|\.0\.", axis=0)
+for name, sizes in (report.inputs | report.outputs).items():
+    if "." not in name or ".0." in name:  # of the cache, the first layer's
+        print(f"{name:25}", sizes)
 
 # %%
-# A name in a shape stands for a dimension that varies. One graph serves both phases: ``input_ids`` is what the model
-# has not read yet, the prompt or one token. The cache comes in as ``past_key_values`` and leaves as ``present``, longer
-# by what was read; the table shows the first layer's. ``attention_mask`` covers past and new tokens: 0 hides the
-# padding of a shorter row. ``position_ids`` says where each new token stands in its text.
+# A name in a shape stands for a dimension that varies. One graph serves both phases, because ``input_ids`` is whatever
+# the model has not read yet: the prompt, or one token. The cache goes in as ``past_key_values`` and comes out as
+# ``present``, longer by what was read. ``attention_mask`` covers past and new tokens, and has a 0 where a shorter row
+# of a batch was filled up. ``position_ids`` says where each new token stands in its text.
 #
 # The same loop around the graph
 # ==============================
 #
-# :func:`decodeloop.onnx_generate` is the loop from above with the graph in the model's place. It opens a *session*,
-# which optimises the graph for this machine. We keep it, so that later calls need not open another.
+# :func:`decodeloop.onnx_generate` is the loop from above with the graph in the model's place. It opens a
+# :term:`session`: ONNX Runtime loads the graph and rewrites it for this machine. We keep it, so that later calls need
+# not open another. Two programs add numbers in different orders, so their logits differ in the last digits.
+# :func:`decodeloop.verify` lets both read the same text and compares what they say at each step.
 
 onnx_outputs, session, last_feeds = decodeloop.onnx_generate(
     path, input_ids, max_new_tokens=100, return_session=True
 )
+assert torch.equal(onnx_outputs, outputs)
+print(decodeloop.verify(model, session, input_ids, max_new_tokens=100))
 print(session.providers[0], "was last fed with:")
 for name in list(last_feeds)[:4]:
     print(f"  {name}: {string_type(last_feeds[name], with_shape=True)}")
 
 # %%
-# Two programs add numbers in different orders, so their logits differ in the last digits, and where two tokens are
-# almost equally likely either may win. :func:`decodeloop.verify` lets both read the same text and compares the logits
-# of each step. At every step both choose the same token.
-
-found = decodeloop.verify(model, session, input_ids, max_new_tokens=100)
-print(found)
-assert found.same_tokens
-assert torch.equal(onnx_outputs, outputs)
-
-# %%
 # A faster graph
 # ==============
 #
-# ONNX Runtime also has larger operators than those of this graph, such as one for all of a layer's attention, which
-# writes new keys and values in place instead of making the cache anew. ``exporter="fused"`` builds the graph from
-# these. On a GPU its steps are recorded once and replayed by a single call, a *CUDA graph*.
+# ONNX Runtime also has larger operators than those that the export recorded. One of them does all of a layer's
+# attention, and writes new keys and values into the cache in place instead of copying all of it. With
+# ``exporter="fused"`` the graph is made of these. On a GPU its steps are recorded once, as a :term:`CUDA graph`, which
+# a single call then replays.
 
-fused_path = Path(folder.name) / "fused.onnx"
-fused_report = decodeloop.export_onnx(model, fused_path, exporter="fused")
-fused = decodeloop.OnnxDecoder(fused_path)
-assert torch.equal(fused.generate(input_ids), outputs)
-for name, r in {"this graph": report, "larger operators": fused_report}.items():
-    print(f"{name}: {sum(r.operators.values())} operators")
+path = Path(folder.name) / "fused.onnx"
+fused = decodeloop.export_onnx(model, path, exporter="fused")
+assert torch.equal(decodeloop.onnx_generate(path, input_ids), outputs)
+print(f"{sum(report.operators.values())} operators in the graph above,", end=" ")
+print(f"{sum(fused.operators.values())} in the fused one")
 
 # %%
 # How long does each take?
 # ========================
 #
-# Each loop is warmed up, then they take turns, five times, so that a busy moment of the machine does not hit one of
-# them alone. A run of one token gives the time of the prefill. The *limit* holds for every loop: a step cannot take
-# less time than reading all weights and the cache from memory (:func:`decodeloop.roofline`).
+# We measure a larger model: on a GPU the shape of phi-1_5, on a CPU that of the largest `llama2.c
+# <https://github.com/karpathy/llama2.c>`_. Its weights are random. What such a model writes means nothing, but a step
+# does the same work as with trained weights. Both of its graphs must agree with it before anything is timed.
+
+large, decoders = decodeloop.load(shape, random_weights=True), {}
+for kind in ("dynamo", "fused"):
+    path = Path(folder.name) / f"large-{kind}.onnx"
+    decodeloop.export_onnx(large.model, path, exporter=kind)
+    decoders[kind] = decodeloop.OnnxDecoder(path)
+    assert decodeloop.verify(large.model, decoders[kind], input_ids).agrees
+
+# %%
+# Each loop runs once to warm up. Then they take turns, five times, so that a busy moment of the machine does not hit
+# one of them alone. The :term:`limit` holds for every loop: a step cannot take less time than this machine needs to
+# read the weights and the cache (:func:`decodeloop.roofline`).
 
 
-def compare(model, decoders, input_ids, new_tokens):
-    options = {"do_sample": False, "eos_token_id": None}  # never stops early
-    loops = {
-        "generate": lambda k: model.generate(
-            input_ids, max_new_tokens=k, **options
-        ),
-        "own loop": lambda k: simple_generate_with_cache(
-            model, input_ids, None, k
-        ),
-    }
-    for name, decoder in decoders.items():
-        loops[name] = lambda k, decoder=decoder: decoder.generate(
-            input_ids, max_new_tokens=k, eos_token_id=None
-        )
-    times = decodeloop.prefill_and_decode_all(loops, new_tokens)
-    df = pandas.DataFrame(index=loops)
-    df["seconds"] = [t.whole.median for t in times.values()]
-    df["fastest"] = [t.whole.min for t in times.values()]
-    df["slowest"] = [t.whole.max for t in times.values()]
-    df["first token (ms)"] = [1000 * t.prefill.median for t in times.values()]
-    df["next token (ms)"] = [1000 * t.decode.median for t in times.values()]
-    df["tokens/s"] = 1000 / df["next token (ms)"]
-    df["speed-up"] = df["tokens/s"] / df["tokens/s"]["generate"]
-    half = input_ids.shape[1] + new_tokens // 2
-    limit = decodeloop.roofline(model, model.device, length=half)
-    megabytes, speed = limit.bytes / 1e6, limit.bandwidth / 1e9
-    print(f"limit: {limit.tokens_per_second:.0f} tokens/s,", end=" ")
-    print(f"{megabytes:.1f} MB per token at {speed:.0f} GB/s")
-    return df, limit
+def loop_of(write):  # never stops early, so that all write as many tokens
+    return lambda k: write(input_ids, max_new_tokens=k, eos_token_id=None)
 
 
-def plot(df, limit, new_tokens, subtitle):
-    _, ax = plt.subplots()
-    low, high = df["seconds"] - df["fastest"], df["slowest"] - df["seconds"]
-    bars = ax.bar(df.index, df["seconds"], yerr=[low, high], ecolor="gray")
-    ax.bar_label(bars, [f"{v:.0f} tokens/s" for v in df["tokens/s"]], padding=4)
-    ax.axhline(new_tokens * limit.seconds, ls="--", color="C1", label="limit")
-    ax.set_title(f"Time (s) comparison to generate a prompt\n{subtitle}")
-    ax.set_ylabel(f"seconds for {new_tokens} tokens")
-    ax.margins(y=0.15)
-    ax.legend()
-
-
-timed = 20 if FAST else new_tokens
-decoders = {"ONNX": session, "ONNX, fused graph": fused}
-df, limit = compare(model, decoders, input_ids, timed)
+loops = {
+    "generate": loop_of(large.model.generate),
+    "own loop": loop_of(partial(simple_generate_with_cache, large.model)),
+    "ONNX": loop_of(decoders["dynamo"].generate),
+    "ONNX, fused graph": loop_of(decoders["fused"].generate),
+}
+timings = decodeloop.prefill_and_decode_all(loops, count)
+limit = decodeloop.roofline(large.model, length=input_ids.shape[1] + count // 2)
+print(f"limit: {limit}")
+df = timings.table(limit)
 df.round(3)
 
 # %%
-# The bars are medians of whole answers, the whiskers go from the fastest run to the slowest, and the labels give the
-# speed after the first token. The limit is that of main memory: a model this small may stay in the processor's own
-# memory, which is faster.
+# The *first token* takes the time of the prefill, and each *next token* that of a decode step. The *spread* says how
+# far the runs lie apart: (slowest - fastest) / median. What a step takes beyond its limit may go to arithmetic, to
+# copying the cache, or to starting one operator after the other. :ref:`l-plot-onnx-speed` looks for it, and
+# :ref:`l-plot-limit` comes nearer to the limit, one change after the other.
 
-plot(df, limit, timed, f"{loaded.name} model, {model.device.type}")
-
-# %%
-# At the scale of phi-1_5
-# =======================
-#
-# A model this small has little to read, so what counts is the rest: Python, and the start of one operator after the
-# other. A model of phi-1_5's size, 1.4 billion weights, has more to read. That asks for a GPU, so this part runs where
-# there is one. It takes random weights of that shape, which write nonsense and are read as fast as any.
-
-models, figures = [loaded], {}
-if torch.cuda.is_available():
-    name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
-    large = decodeloop.load(name, dtype=model.dtype, random_weights=True)
-    ids = torch.arange(3, 25, device=large.model.device)[None]
-    path = Path(folder.name) / "large.onnx"
-    decodeloop.export_onnx(large.model, path, exporter="fused")
-    large_fused = decodeloop.OnnxDecoder(path)
-    found = decodeloop.verify(large.model, large_fused, ids, eos_token_id=None)
-    assert found.agrees, found
-    decoders = {"ONNX, fused graph": large_fused}
-    large_df, large_limit = compare(large.model, decoders, ids, 32)
-    print(f"{name}, random weights, {large.model.dtype}: {found}")
-    print(large_df.round(3).to_string())
-    plot(large_df, large_limit, 32, f"{name}, random weights, cuda")
-    models.append(large)
-    for name, speed in large_df["tokens/s"].items():
-        figures[f"phi-1_5: {name} (tokens/s)"] = speed
-    figures["phi-1_5: limit (tokens/s)"] = large_limit.tokens_per_second
-else:
-    print("No GPU here: this part was skipped.")
+timings.plot(limit, title=f"Tokens per second\n{shape}, random weights")
 
 # %%
 # Which should I use?
 # ===================
 #
-# To get an answer, ``generate``: it does everything, beams and stop strings included. To learn or to change how
-# decoding works, a loop of your own. To serve a model, a graph: the same tokens without Python around each operator.
-# These lines say what that saves here.
+# To get an answer, ``generate``, which can do everything, :term:`beam search` included. To learn how decoding works, or
+# to change it, a loop of your own. To run a finished model inside a program, a graph: it writes the same tokens without
+# Python between the operators. :ref:`l-plot-engines` compares more ways. Here they reached:
 
-for name, row in df.sort_values("seconds").iterrows():
-    print(f"{name}: {row['seconds']:.3f} s,", end=" ")
-    print(f"{row['speed-up']:.1f} x the tokens/s of generate")
+speed = df["tokens/s"]
+for loop in speed.sort_values(ascending=False).index:
+    faster = speed[loop] / speed["generate"]
+    print(f"{loop}: {speed[loop]:.0f} tokens/s, {faster:.1f} x generate")
 
 # %%
-# Each step of this page has a page that goes further: :ref:`l-plot-kv-cache` on what the cache saves and costs,
-# :ref:`l-plot-sampling` on drawing tokens, :ref:`l-plot-batch` on several prompts at once,
-# :ref:`l-plot-streaming-and-lookup` on tokens as they come, :ref:`l-plot-export` on what the export does,
-# :ref:`l-plot-precision` on weights of 8 and 4 bits, :ref:`l-plot-onnx-speed` on where the milliseconds go,
-# :ref:`l-plot-engines` on more engines side by side, and :ref:`l-plot-traps` on mistakes that look like success.
-#
 # Measured on
 # ===========
 
-figures |= {f"{name} (tokens/s)": speed for name, speed in df["tokens/s"].items()}
+figures = speed.add_suffix(" (tokens/s)")
 figures["limit (tokens/s)"] = limit.tokens_per_second
-decodeloop.provenance(model=models, provider=session, figures=figures)
+decodeloop.provenance(model=[loaded, large], provider=session, figures=figures)

@@ -5,441 +5,243 @@
 Where do the milliseconds go?
 =============================
 
-How fast ONNX Runtime runs a model depends on how it is fed and on what stands in the graph. This page starts from the
-simplest loop and makes one change at a time, down to 4-bit weights. Each time per token is set beside two limits: the
-bytes that a step must read, and the operators that it must start.
+How long a decode step takes in ONNX Runtime depends on how the KV cache is handed to it, and on how many operators it
+has to start. This page runs one step in three ways: with numpy arrays, with buffers on the device, and with one buffer
+that is written in place. It measures each at short and at long texts, beside the least time that reading takes.
 
-Four graphs of one model
-========================
+.. image:: /drawings/shared-buffer.svg
+   :alt: Above, past and present are two buffers: each step copies all of the past into the present, and adds one
+      position. Below there is one buffer with room left: a step writes one position, and nothing moves.
+   :class: drawing
 
-:ref:`l-plot-export` tells how a model becomes a graph, :ref:`l-plot-precision` what 8 and 4 bits cost. The graph of
-``exporter="dynamo"`` holds PyTorch's operators one by one. In that of ``exporter="fused"`` a whole attention is one
-operator, and neighbours are merged. It keeps its KV cache, the keys and values of all earlier tokens, in buffers of
-fixed size, into which each step writes.
+Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. The model has random weights. Its shape is
+that of phi-1_5 on a GPU (1.4 billion weights, float16), that of the largest llama2.c on a CPU (0.1 billion, float32).
 """
 
-import json
 import tempfile
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-import onnx
 import onnxruntime
-import pandas
 import torch
+from onnx import TensorProto, helper
+from torch.nn.functional import pad
 
 import decodeloop
 
-FAST = decodeloop.unit_test_going()  # fewer tokens and sizes, the same code
-
-loaded = decodeloop.load()
-model, tokenizer = loaded.model, loaded.tokenizer
-on_gpu = model.device.type == "cuda"
-temporary = tempfile.TemporaryDirectory()
-folder = Path(temporary.name)
-if FAST:  # one layer is exported sooner, but writes no Python
+FAST = decodeloop.unit_test_going()  # one layer, and shorter texts
+source = "Xenova/llama2.c-stories110M"
+if torch.cuda.is_available():
+    source = "microsoft/phi-1_5"
+if FAST:
+    source = "bundled"
+loaded = decodeloop.load(source, random_weights=True)
+model = loaded.model
+if FAST:
     model.config.num_hidden_layers = 1
     model.model.layers = model.model.layers[:1]
-
-graphs = {}
-for name in ("dynamo", "fused"):
-    graphs[name] = folder / f"{name}.onnx"
-    decodeloop.export_onnx(model, graphs[name], exporter=name, logits="last")
-for bits in (8, 4):
-    graphs[f"int{bits}"] = folder / f"int{bits}.onnx"
-    decodeloop.quantize_onnx(graphs["fused"], graphs[f"int{bits}"], bits=bits)
-
-for name, path in graphs.items():
-    nodes = len(onnx.load(path, load_external_data=False).graph.node)
-    size = decodeloop.roofline(path).weights / 1e6
-    print(f"{name}: {nodes} operators, {size:.1f} MB of weights to read")
+torch.manual_seed(0)
+config, device = model.config, model.device
+where = {"dtype": model.dtype, "device": device}
+temporary = tempfile.TemporaryDirectory()
+folder = Path(temporary.name)
+print(f"{source}, {model.dtype}, {device}")
 
 # %%
-# The loop to start from
-# ======================
+# Two graphs of one model
+# =======================
 #
-# ``session.run`` takes numpy arrays and returns numpy arrays. Nothing is simpler. But the whole cache leaves the
-# session at each step and is handed back at the next one. On a GPU it travels to the host and back.
+# :ref:`l-plot-export` tells how a model becomes a graph. That of ``exporter="dynamo"`` holds PyTorch's operators one by
+# one, and what comes out as :term:`present` is a new tensor, one position longer than the :term:`past`. In that of
+# ``exporter="fused"`` a whole attention is one operator, neighbours are merged, and present is the buffer that went in
+# as past. A :term:`session` is a graph that ONNX Runtime has opened on a device.
+
+paths = {name: folder / f"{name}.onnx" for name in ("dynamo", "fused")}
+count = {}
+for name, path in paths.items():
+    report = decodeloop.export_onnx(model, path, exporter=name, logits="last")
+    count[name] = sum(report.operators.values())
+decoders = {name: decodeloop.OnnxDecoder(path) for name, path in paths.items()}
+print("operators:", count)
+assert count["fused"] < count["dynamo"] / 3
+
+# %%
+# 1. Numpy arrays
+# ===============
+#
+# ``session.run`` takes numpy arrays by name and returns numpy arrays, and nothing is simpler. Here are the inputs of a
+# step that reads one token after a text of some length. For the time of a step it does not matter what stands in the
+# cache, so we fill it with random numbers.
 
 
-def numpy_feeds(session, input_ids, new_tokens):
-    tokens = unread = input_ids.cpu().numpy()
-    feeds, names = {}, [output.name for output in session.get_outputs()]
-    for past in session.get_inputs():
-        if past.name.startswith("past"):
-            dtype = np.float16 if "float16" in past.type else np.float32
-            shape = (len(tokens), past.shape[1], 0, past.shape[3])
-            feeds[past.name] = np.zeros(shape, dtype)
-    for _ in range(new_tokens):
-        total = tokens.shape[1]
-        places = np.arange(total - unread.shape[1], total)[None]
-        feeds["input_ids"], feeds["attention_mask"] = unread, np.ones_like(tokens)
-        feeds["position_ids"] = places.repeat(len(tokens), axis=0)
-        outputs = dict(zip(names, session.run(None, feeds), strict=True))
-        unread = outputs.pop("logits")[:, -1:].argmax(-1)
-        tokens = np.concatenate([tokens, unread], axis=1)
-        feeds = {
-            n.replace("present", "past_key_values"): v for n, v in outputs.items()
-        }
-    return torch.from_numpy(tokens)
+def text_of(length):
+    """What a step reads: the new token's inputs, and the past, each by name."""
+    ids = torch.tensor([[7]], device=device)
+    mask = torch.ones(1, length + 1, dtype=torch.int64, device=device)
+    new = {"input_ids": ids, "attention_mask": mask}
+    new["position_ids"] = torch.full_like(ids, length)
+    cache = decodeloop.empty_tensors(config, length=length, **where)
+    inputs = [each.name for each in decoders["dynamo"].session.get_inputs()]
+    return new, {n: t.normal_() for n, t in zip(inputs[3:], cache, strict=True)}
+
+
+def numpy_step(new, past):
+    feeds = {n: tensor.numpy(force=True) for n, tensor in (new | past).items()}
+    return lambda: decoders["dynamo"].session.run(None, feeds)[0]
 
 
 # %%
-# One change at a time
-# ====================
+# On a GPU, the whole past is copied from the host to the device in each step, and the whole present back.
 #
-# :class:`decodeloop.OnnxDecoder` makes the other loops.
+# 2. Buffers on the device
+# ========================
 #
-# - *IO binding*: the same graph. Inputs and outputs are buffers on the device, given by their address.
-# - *fused graph*: that of ``exporter="fused"``. Past and present are one buffer.
-# - *CUDA graph*, on a GPU: all that a step starts is recorded once, and then started by one call.
-# - *int8*, *int4*: the same graph with other weights.
+# With :term:`IO binding` a session is given addresses: inputs and outputs are tensors that stay on the device.
+
+
+def bound_step(session, new, past, present):
+    logits = torch.empty(1, 1, config.vocab_size, **where)
+    inputs, outputs = new | past, {"logits": logits}
+    for name, t in present.items():
+        outputs[name.replace("past_key_values", "present")] = t
+    binding = session.io_binding()
+    binding.tensors = inputs, outputs  # an address is good while its tensor lives
+    pairs = (binding.bind_input, inputs), (binding.bind_output, outputs)
+    for bind, tensors in pairs:
+        for name, t in tensors.items():
+            kind = t[:0].numpy(force=True).dtype.type  # numpy's name of it
+            bind(name, device.type, 0, kind, t.shape, t.data_ptr())
+    if device.type == "cuda":  # the session works on a stream of its own
+        torch.cuda.synchronize()
+
+    def step():
+        session.run_with_iobinding(binding)
+        return logits
+
+    return step
+
+
+def longer(past, by):
+    return {name: pad(keys, (0, 0, 0, by)) for name, keys in past.items()}
+
+
+def binding_step(new, past):
+    return bound_step(decoders["dynamo"].session, new, past, longer(past, by=1))
+
+
+# %%
+# The cache does not leave the device any more, but each step still reads all of the past and writes all of the present.
 #
-# All but the last two must choose PyTorch's tokens. :func:`decodeloop.verify` lets both read the same text, and where
-# they differ, says whether the two best tokens were so near that rounding decides.
-
-decoders = {
-    "IO binding": decodeloop.OnnxDecoder(graphs["dynamo"]),
-    "fused graph": decodeloop.OnnxDecoder(graphs["fused"], cuda_graph=False),
-}
-if on_gpu:
-    decoders["CUDA graph"] = decodeloop.OnnxDecoder(graphs["fused"])
-best = list(decoders)[-1]  # the last with the model's own weights
-
-prompt = (
-    'def print_prime(n):\n   """\n   Print all primes between 1 and n\n   """'
-)
-ids = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)
-for name, decoder in decoders.items():
-    found = decodeloop.verify(model, decoder, ids, max_new_tokens=40)
-    print(f"{name}: {found}")
-    assert found.agrees
-
-decoders |= {n: decodeloop.OnnxDecoder(graphs[n]) for n in ("int8", "int4")}
+# 3. One buffer
+# =============
+#
+# The fused graph's attention writes the new keys and values into the buffer that holds the old ones. It finds their
+# place by the mask, which has as many ones as the text has tokens. So past and present are the same tensors, with room.
 
 
-def loop(name):
-    """A function of a prompt and the number of tokens to write."""
-    if name == "numpy feeds":
-        session = decoders["IO binding"].session
-        return lambda ids, k: numpy_feeds(session, ids, k)
-    decoder = decoders[name]
-    return lambda ids, k: decoder.generate(
-        ids, max_new_tokens=k, eos_token_id=None
-    )
+def shared_step(new, past, room=64):
+    buffers = longer(past, by=room)
+    mask = pad(new["attention_mask"], (0, room - 1))
+    new = {"input_ids": new["input_ids"], "attention_mask": mask}
+    return bound_step(decoders["fused"].session, new, buffers, buffers)
 
 
-loops = {name: loop(name) for name in ("numpy feeds", *decoders)}
-text = loops["numpy feeds"](ids, 40).to(model.device)
+# %%
+# Do they compute the same?
+# =========================
+#
+# Before the clock starts, all three are compared with PyTorch, which reads the same token after the same past.
+
+steps = {"numpy feeds": numpy_step, "IO binding": binding_step}
+steps["fused graph"] = shared_step
+new, past = text_of(length=40)
+keys_and_values = [tensor.clone() for tensor in past.values()]
+cache = decodeloop.tensors_to_cache(keys_and_values, config)
 with torch.no_grad():
-    logits = model(text).logits[0, ids.shape[1] - 1 : -1].float()
-lost = logits.amax(-1) - logits.gather(-1, text[0, ids.shape[1] :, None])[:, 0]
-print(f"numpy feeds: tokens at most {lost.max():.2g} below PyTorch's best logit")
-assert lost.max() <= 32 * torch.finfo(model.dtype).eps * logits.abs().max()
+    expected = model(new["input_ids"], past_key_values=cache).logits
+rounding = 32 * torch.finfo(model.dtype).eps * expected.abs().max().item()
+for name, make in steps.items():
+    logits = torch.as_tensor(make(new, past)())
+    assert decodeloop.max_diff(expected, logits)["abs"] <= rounding, name
 
 # %%
+# By the length of the text
+# =========================
+#
+# The steps take turns. The :term:`limit` is the least time in which this machine reads the weights, and the keys and
+# values of that many positions.
+
+lengths, runs = (24, 88) if FAST else (24, 512, 960), {}
+for length in lengths:
+    text = text_of(length)
+    runs |= {(name, length): make(*text) for name, make in steps.items()}
+timings = decodeloop.measure_all(runs, repeats=15, warmup=3)
+times = timings.table()["median (ms)"].unstack(0)[list(steps)]
+limits = [decodeloop.roofline(paths["fused"], length=n) for n in lengths]
+times["limit"] = [1e3 * limit.seconds for limit in limits]
+ax = times.plot(style=["o-", "s--", "^-.", ":"], ylabel="ms per token", ylim=0)
+ax.set(title=f"Time of a step, {source}", xlabel="positions in the cache")
+slopes = (times.iloc[-1] - times.iloc[0]) / (lengths[-1] - lengths[0])
+assert FAST or slopes["fused graph"] < slopes["numpy feeds"]
+for name, slope in slopes[list(steps)].items():
+    print(f"{name}: {1e5 * slope:+.0f} µs for each 100 positions")
+times.round(3)
+
+# %%
+# A line's slope is what the cache costs, and its height at a short text is everything else. Steps that move the cache
+# read and write each position; in the shared buffer it is only read.
+#
 # What does an operator cost that does nothing?
 # =============================================
 #
-# ONNX Runtime has to start each operator: find its inputs and outputs, call its code, on a GPU launch a kernel. We
-# chain 500 operators that each negate one number. What they take is this overhead, and nothing else.
+# ONNX Runtime has to start each operator: find its inputs and outputs, call its code, on a GPU launch a :term:`kernel`.
+# We chain 500 operators that each negate one number. Nearly all of their time is spent on starting them.
 
 
 def cost_of_starting(count=500):
-    info = onnx.helper.make_tensor_value_info
-    nodes = [
-        onnx.helper.make_node("Neg", [f"x{i}"], [f"x{i + 1}"])
-        for i in range(count)
-    ]
-    ends = ([info(n, onnx.TensorProto.FLOAT, [1])] for n in ("x0", f"x{count}"))
-    chain = onnx.helper.make_model(
-        onnx.helper.make_graph(nodes, "chain", *ends),
-        opset_imports=[onnx.helper.make_opsetid("", 21)],
-        ir_version=10,
-    )
-    providers = decoders["IO binding"].providers
-    session = onnxruntime.InferenceSession(
-        chain.SerializeToString(), providers=providers
-    )
+    make, one = helper.make_node, helper.make_tensor_value_info
+    nodes = [make("Neg", [f"x{i}"], [f"x{i + 1}"]) for i in range(count)]
+    first, last = (one(f"x{i}", TensorProto.FLOAT, [1]) for i in (0, count))
+    graph = helper.make_graph(nodes, "chain", [first], [last])
+    opset = [helper.make_opsetid("", 21)]
+    chain = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    providers, chain = decoders["dynamo"].providers, chain.SerializeToString()
+    session = onnxruntime.InferenceSession(chain, providers=providers)
     feeds = {"x0": np.ones(1, np.float32)}
     runs = decodeloop.measure(lambda: session.run(None, feeds), repeats=9)
     return runs.min / count
 
 
 start = cost_of_starting()
+fewer = count["dynamo"] - count["fused"]
+shorter = (times["IO binding"] - times["fused graph"]).iloc[0]
+assert FAST or shorter > 0
 print(f"to start one operator: {1e6 * start:.2f} µs")
+print(f"to start the {fewer} that fusing saves: {1e3 * start * fewer:.2f} ms")
+print(f"IO binding less fused graph, at a short text: {shorter:.2f} ms")
 
 # %%
-# Which operators take the time?
-# ==============================
+# Starting is one part of what fusing saves. Another part is memory: of several operators, each writes its result there,
+# and the next one reads it again, which a single operator in their place need not do.
 #
-# ONNX Runtime can write down when each operator started and how long it took. We leave the first run out, the prefill,
-# and add up the others by kind of operator. Writing this down slows the model, so only the shares mean something. On a
-# GPU it is the time to start the operators, which the GPU then executes later.
-
-
-def profile(path, steps=8):
-    options = onnxruntime.SessionOptions()
-    options.enable_profiling, options.log_severity_level = True, 3
-    options.profile_file_prefix = str(folder / "profile")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    watched = decodeloop.OnnxDecoder(
-        path, session_options=options, cuda_graph=False
-    )
-    watched.generate(ids, max_new_tokens=1 + steps, eos_token_id=None)
-    events = json.loads(Path(watched.session.end_profiling()).read_text())
-    begin = [event["ts"] for event in events if event["name"] == "model_run"][1]
-    rows = [
-        (event["args"]["op_name"], event["dur"])
-        for event in events
-        if event["name"].endswith("_kernel_time") and event["ts"] >= begin
-    ]
-    times = pandas.DataFrame(rows, columns=["operator", "dur"])
-    times = times.groupby("operator")["dur"]
-    columns = {"per step": times.size() / steps, "share": times.sum()}
-    columns["share"] /= columns["share"].sum()
-    return pandas.DataFrame(columns).sort_values("share", ascending=False)
-
-
-profiles = {name: profile(path) for name, path in graphs.items()}
-operators = {n: round(p["per step"].sum()) for n, p in profiles.items()}
-assert operators["fused"] < operators["dynamo"] / 3
-top = {n: profiles[n].head(8).reset_index().round(2) for n in ("dynamo", "fused")}
-pandas.concat(top, axis=1)
-
-# %%
-# *Per step* is how often a step starts such an operator. Most operators of the first graph are small: they cut, turn
-# and join what others computed. The second graph has no need of them. What stays are the products with the weights,
-# the same work in fewer and larger pieces.
+# On a GPU one can go further. With one buffer, shapes and addresses stay the same, so that everything that a step
+# starts can be recorded as a :term:`CUDA graph` and started by one call. :class:`decodeloop.OnnxDecoder` does so by
+# itself; :ref:`l-plot-engines` has its speed, and :ref:`l-plot-limit` tells how it works.
 #
-# From numpy to 4 bits
-# ====================
-#
-# Now the loops take turns. There are two limits. *Bytes* is the time to read the weights, as they are stored in this
-# graph, and the cache, at the speed at which this machine reads a large block of memory; *share* is how much of that
-# limit a loop reaches. *Start* is the number of operators times what starting one costs; a CUDA graph starts all of
-# them at once, and can beat it.
-
-
-def compare(loops, paths, operators, new_tokens):
-    runs = {n: lambda k, run=run: run(ids, k) for n, run in loops.items()}
-    timings = decodeloop.prefill_and_decode_all(runs, new_tokens)
-    half = ids.shape[1] + new_tokens // 2
-    limits = [decodeloop.roofline(paths[n], length=half) for n in loops]
-    df = pandas.DataFrame(index=list(loops))
-    df["operators"] = [operators[paths[n].stem] for n in loops]
-    df["MB"] = [limit.bytes / 1e6 for limit in limits]
-    df["ms/token"] = [1e3 * t.decode.median for t in timings.values()]
-    df["spread"] = [t.decode.spread for t in timings.values()]
-    df["start (ms)"] = 1e3 * start * df["operators"]
-    df["bytes (ms)"] = [1e3 * limit.seconds for limit in limits]
-    df["share"] = df["bytes (ms)"] / df["ms/token"]
-    return df
-
-
-def plot(df, title):
-    _, ax = plt.subplots()
-    ax.barh(df.index, df["ms/token"])
-    ends = df[["ms/token", "bytes (ms)", "start (ms)"]].max(axis=1)
-    for y, (end, ms) in enumerate(zip(ends, df["ms/token"], strict=True)):
-        ax.annotate(
-            f"{ms:.2f} ms",
-            (end, y),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-        )
-    ax.plot(df["bytes (ms)"], df.index, "D", color="C1", label="bytes limit")
-    ax.plot(df["start (ms)"], df.index, "s", color="C2", label="start limit")
-    ax.set(title=title, xlabel="ms per token")
-    ax.invert_yaxis()
-    ax.margins(x=0.15)
-    ax.legend()
-
-
-paths = {name: decoders.get(name, decoders["IO binding"]).path for name in loops}
-df = compare(loops, paths, operators, 16 if FAST else 64)
-plot(df, f"Time per token, {loaded.name} model, {model.device.type}")
-df.round(3)
-
-# %%
-# What did each change bring, and what was to be expected? The limits tell: a change saves the start of the operators
-# that it removes, and the reading of the bytes. A difference within the *spread*, which is (slowest - fastest) /
-# median, is none.
-
-starts = df["start (ms)"].copy()
-if on_gpu:
-    starts["CUDA graph":] = 0
-gains = pandas.DataFrame(
-    {
-        "expected (ms)": -(starts + df["bytes (ms)"]).diff(),
-        "measured (ms)": -df["ms/token"].diff(),
-    }
-)
-beaten = df.index[df["share"] > 1].tolist()
-print("faster than memory can be read:", ", ".join(beaten) or "none")
-gains[1:].rename_axis("change to").round(2) + 0.0  # no -0.0
-
-# %%
-# This leaves out what an operator does once it is started, and not every one takes as long to start, so that a gain can
-# be more than expected, or less. A loop can beat the bytes limit: this small model has a few megabytes, part of which
-# may still lie in the processor's cache from the step before. IO binding saves the copies between host and device; on a
-# CPU there are none to save, and to bind takes time on the host.
-#
-# A longer text
-# =============
-#
-# A step also reads the cache, which grows with the text. We repeat the measurement with longer prompts. The bytes that
-# each position adds, over the speed of memory, give the least slope.
-
-seed = torch.Generator().manual_seed(0)
-long = torch.randint(3, model.config.vocab_size, (16, 448), generator=seed)
-long = long.to(model.device)
-lengths = (24, 448) if FAST else (24, 240, 448)
-new = 8 if FAST else 20
-runs = {
-    (name, n): lambda k, name=name, n=n: loops[name](long[:1, :n], k)
-    for name in ("numpy feeds", "IO binding", best)
-    for n in lengths
-}
-timings = decodeloop.prefill_and_decode_all(runs, new)
-ms = {run: 1e3 * timing.decode.median for run, timing in timings.items()}
-times = pandas.Series(ms).unstack(0)[["numpy feeds", "IO binding", best]]
-times.index += new // 2
-limits = [decodeloop.roofline(paths[best], length=n) for n in times.index]
-times["bytes limit"] = [1e3 * limit.seconds for limit in limits]
-
-ax = times.plot(
-    style=["o-", "s--", "^-.", ":"],
-    title="Time per token against length of the text",
-    xlabel="positions in the cache",
-    ylabel="ms per token",
-    ylim=(0, None),
-)
-each = limits[0].cache // times.index[0]
-print(f"a position adds {each:,} bytes of keys and values")
-for name, column in times.items():
-    slope = 1e5 * np.polyfit(times.index, column, 1)[0]
-    print(f"{name}: {slope:+.0f} µs per token for each 100 positions")
-
-# %%
-# The graph with a growing cache reads the past and writes all of it again, one position longer. The shared cache is
-# only read, and one position written. A slope above the limit's is no surprise: attention also computes with what it
-# reads.
-#
-# More rows
-# =========
-#
-# A step reads the weights once, for any number of rows. So several answers at once should cost little more than one,
-# until the arithmetic takes longer than the reading. :ref:`l-plot-batch` shows how rows of different lengths share a
-# step. Here all are alike, and we count the tokens of all rows. The limit is that of the weights before they are
-# quantized.
-
-batches = (1, 16) if FAST else (1, 4, 16)
-watched = ["IO binding", best, "int8", "int4"]
-runs = {
-    (name, rows): lambda k, name=name, rows=rows: loops[name](long[:rows, :24], k)
-    for name in watched
-    for rows in batches
-}
-timings = decodeloop.prefill_and_decode_all(runs, new)
-per_second = {
-    (n, rows): rows / t.decode.median for (n, rows), t in timings.items()
-}
-speeds = pandas.Series(per_second).unstack(0)[watched]
-speeds["bytes limit"] = [
-    decodeloop.roofline(
-        paths[best], length=24 + new // 2, batch=b
-    ).tokens_per_second
-    for b in batches
-]
-ax = speeds.plot(
-    style=["o-", "s--", "^-.", "D-", ":"],
-    loglog=True,
-    title="Tokens per second against rows",
-    xlabel="rows of a batch",
-    ylabel="tokens/s, all rows",
-)
-ax.minorticks_off()
-ax.set_xticks(batches, map(str, batches))
-speeds.rename_axis("rows").round(0)
-
-# %%
-# What 4 bits are worth depends on the rows: they save reading, and the more rows share what was read, the less there
-# is to save. The numbers must be unpacked all the same.
-
-for rows, row in speeds.iterrows():
-    print(
-        f"rows: {rows}, int4 has {row['int4'] / row[best]:.2f} x the speed of {best}"
-    )
-
-# %%
-# At the scale of phi-1_5
-# =======================
-#
-# With 1.4 billion weights, there is more to read at each operator. That asks for a GPU, so this part runs where there
-# is one. Random weights of the same shape take the same time. The first two loops and 8 bits are left out, to save
-# time.
-
-models, large_df, large_speeds = [loaded], None, {}
-if on_gpu:
-    name = "arnir0/Tiny-LLM" if FAST else "microsoft/phi-1_5"
-    models.append(decodeloop.load(name, dtype="float16", random_weights=True))
-    path, small = folder / "large.onnx", folder / "large-int4.onnx"
-    report = decodeloop.export_onnx(models[-1].model, path, exporter="fused")
-    decodeloop.quantize_onnx(path, small, bits=4)
-    decoders = {
-        "fused graph": decodeloop.OnnxDecoder(path, cuda_graph=False),
-        "CUDA graph": decodeloop.OnnxDecoder(path),
-        "int4": decodeloop.OnnxDecoder(small),
-    }
-    options = {"max_new_tokens": 24, "eos_token_id": None}
-    large = models[-1].model
-    found = decodeloop.verify(large, decoders[best], ids, **options)
-    print(f"{name}, random weights: {found}")
-    assert found.agrees
-    counts = dict.fromkeys(
-        (path.stem, small.stem), sum(report.operators.values())
-    )
-    large_paths = {n: decoder.path for n, decoder in decoders.items()}
-    loops = {n: loop(n) for n in decoders}
-    large_df = compare(loops, large_paths, counts, 16 if FAST else 64)
-    plot(large_df, f"Time per token, shape of {name}, random weights, cuda")
-    short = name.split("/")[1]
-    for n, ms in large_df["ms/token"].items():
-        large_speeds[f"{short}: {n} (tokens/s)"] = 1e3 / ms
-    limit = 1e3 / large_df["bytes (ms)"][best]
-    large_speeds[f"{short}: limit (tokens/s)"] = limit
-    large_df = large_df.round(3)
-else:
-    print("No GPU here: this part was skipped.")
-large_df
-
-# %%
 # Which should I use?
 # ===================
 #
-# numpy feeds to try a graph out. The fused graph with a shared cache to serve a model: the same tokens from far fewer
-# operators, and a cache that is not copied; on a GPU, with a CUDA graph. Quantized weights where the bytes limit is
-# near, for they lower it; where the start limit is near, merge operators instead. What it came to here:
+# Numpy arrays to try a graph out. To run a model in a program, the fused graph with one buffer for past and present, as
+# :class:`decodeloop.OnnxDecoder` runs it. With a graph whose cache grows, bind the cache on a GPU, so that it stays
+# there. :ref:`l-plot-precision` reads fewer bytes, and :doc:`/which` compares all. Here, at the longest text:
 
-for name, row in df.sort_values("ms/token").iterrows():
-    faster = df["ms/token"]["numpy feeds"] / row["ms/token"]
-    print(
-        f"{name}: {1e3 / row['ms/token']:.0f} tokens/s, {row['share']:.0%} of its "
-        f"bytes limit, {faster:.1f} x numpy feeds"
-    )
+for name, ms in times.iloc[-1].items():
+    print(f"{name}: {1e3 / ms:.0f} tokens/s")
 
 # %%
 # Measured on
 # ===========
 
-figures = {f"{name} (tokens/s)": 1e3 / ms for name, ms in df["ms/token"].items()}
-figures["limit (tokens/s)"] = 1e3 / df["bytes (ms)"][best]
+figures = (1e3 / times.iloc[0]).add_suffix(" (tokens/s)").to_dict()
 figures["to start one operator (µs)"] = 1e6 * start
-decodeloop.provenance(
-    model=models,
-    provider=decoders["fused graph"],
-    figures=figures | large_speeds,
-)
+decodeloop.provenance(model=loaded, provider=decoders["fused"], figures=figures)

@@ -1,380 +1,248 @@
 """
 .. _l-plot-traps:
 
-========================
-Ten ways to get it wrong
-========================
+=============================
+Ten traps: four wrong answers
+=============================
 
-A decode loop that is wrong still writes text, and a clock that is wrong still shows a number. This page walks into ten
-traps on purpose: wrong code, an assertion that fails on it, and the right code, which passes. Each failure is caught,
-printed, and kept for the table at the end. Where nothing fails, the page itself does.
+A decode loop that is wrong still writes text, and mostly text that looks fine. This page walks into four traps on
+purpose; six more, which lose time or measure it wrongly, are on :ref:`l-plot-traps-numbers`. For each trap there is the
+wrong code and what it did here, a remedy, and the right code, which passes the check that the wrong one fails:
+
+* `1. Positions that are off by one`_
+* `2. Position ids in some steps only`_
+* `3. The mask left out after the prompt`_
+* `4. The exported file of yesterday`_
+
+.. image:: /drawings/positions.svg
+   :alt: A padded row. Wrong: positions count the padding in the prompt and not after it. Right: they never do.
+   :class: drawing
+
+Setup: what is loaded, and where. Nothing in this cell is the topic; skip it.
 """
 
-import contextlib
 import copy
 import tempfile
-import time
-import warnings
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import onnxruntime
 import pandas
 import torch
 
 import decodeloop
-from decodeloop import max_diff
 
 FAST = decodeloop.unit_test_going()  # fewer tokens, the same code
-costs = {}
-
-
-@contextlib.contextmanager
-def caught(trap):
-    try:
-        yield
-    except AssertionError as error:
-        costs[trap] = str(error)
-        print(f"{trap}: {error}")
-    else:
-        raise RuntimeError(f"{trap}: nothing failed")
-
-
-# %%
-# The model is in float32 on any device, so that a difference is a mistake and no rounding. Its right answer, to a
-# prompt alone, is what the traps are measured by.
-
 loaded = decodeloop.load(dtype="float32")
 model, tokenizer, device = loaded.model, loaded.tokenizer, loaded.model.device
-short = 'def factorial(n):\n    """Return the factorial of n"""'
-alone = tokenizer(short, return_tensors="pt").input_ids.to(device)
-answer = decodeloop.generate(model, alone, max_new_tokens=12 if FAST else 100)
-answer = answer[:, alone.shape[1] :]
-steps = answer.shape[1]
-print(
-    f"{alone.shape[1]} tokens, answered by {steps}:{tokenizer.decode(answer[0])}"
-)
+tokenizer.padding_side = "left"
+most = 12 if FAST else 100
+costs = {}  # what each trap did here
 
 # %%
-# The first three traps are about what the model is told besides the tokens: the *position* of each new token in its
-# text, and the *attention mask*, which hides the padding of a batch. Our loop takes both as functions.
+# What is right
+# =============
+#
+# The model is in float32 on any device, so that a difference comes from a mistake and not from rounding. Its answer to
+# a prompt alone is what the traps are compared with. The second text is longer. In a *batch* of both, the short one is
+# padded on its left, and has to get the same answer.
+
+short = 'def factorial(n):\n    """Return the factorial of n"""'
+texts = [short, 12 * "# A comment that is long.\n" + short]
+batch = tokenizer(texts, return_tensors="pt", padding=True).to(device)
+ids, prompt_mask = batch.input_ids, batch.attention_mask
+alone = ids[:1, prompt_mask[0] == 1]
+answer = decodeloop.generate(model, alone, max_new_tokens=most)
+answer = answer[0, alone.shape[1] :]
+steps = len(answer)
+print(f"{steps} tokens:{tokenizer.decode(answer)}")
+
+# %%
+# Besides the tokens, a model is told the *position* of each new token in its text (:term:`position ids`), and the
+# :term:`attention mask`, which hides padding. The loop below takes both as functions, so that we can get them wrong.
+# ``length`` is that of the text, and ``new`` says how many of its tokens are not read yet: all in the first step, and
+# one in each later step.
 
 
 @torch.no_grad()
-def write(text, position, mask):
+def write(text, positions, mask=lambda length: None):
+    """How many tokens of the first row's answer are wrong, and its logits."""
     unread, cache, logits = text, None, []
     for _ in range(steps):
         length, new = text.shape[1], unread.shape[1]
-        given = {
-            "position_ids": position(length, new),
-            "attention_mask": mask(length),
-        }
-        outputs = model(unread, past_key_values=cache, use_cache=True, **given)
+        outputs = model(
+            unread,
+            position_ids=positions(length, new),
+            attention_mask=mask(length),
+            past_key_values=cache,
+            use_cache=True,
+        )
         cache = outputs.past_key_values
         logits.append(outputs.logits[0, -1])
         unread = outputs.logits[:, -1].argmax(-1, keepdim=True)
         text = torch.cat([text, unread], dim=-1)
-    wrong = int((text[0, -steps:] != answer[0]).sum())  # in the first row
-    return wrong, torch.stack(logits)
+    return int((text[0, -steps:] != answer).sum()), torch.stack(logits)
 
 
 # %%
 # 1. Positions that are off by one
 # ================================
 #
-# A text of ``length`` tokens ends at position ``length - 1``. A new token is easily given the position of the one
-# before it.
+# Positions count from 0, so the last token of a text stands at ``length - 1``. It is easy to give each new token the
+# position of the one before it, or of the one after.
 
 
-def right(length, new):
-    return torch.arange(length - new, length, device=device)[None]
+def shifted(by):
+    def positions(length, new):
+        first = length - new + (by if new == 1 else 0)
+        return torch.arange(first, first + new, device=device)[None]
+
+    return positions
 
 
-def off_by_one(length, new, by=-1):
-    return right(length, new) + (by if new == 1 else 0)
-
-
-wrong_positions, _ = write(alone, off_by_one, lambda length: None)
-with caught("positions off by one"):
-    assert wrong_positions == 0, f"{wrong_positions} of {steps} tokens wrong"
-wrong, logits = write(alone, right, lambda length: None)
-assert wrong == 0
-
-# %%
-# Off by one to the other side, it leaves a gap before the answer. Fewer tokens are wrong, or none; the *logits*, the
-# scores that tokens are chosen by, tell. So compare these as well.
-
-wrong, others = write(alone, lambda *a: off_by_one(*a, by=1), lambda length: None)
-print(f"{wrong} tokens wrong, logits {max_diff(logits, others)['abs']:.1f} apart")
-assert wrong < wrong_positions
-assert not torch.allclose(logits, others, atol=0.1)
+# WRONG
+off = {}  # the logits of wrong loops
+early, off["one too few"] = write(alone, shifted(by=-1))
+late, off["one too many"] = write(alone, shifted(by=1))
+assert early > 0
+costs["positions off by one"] = f"{early} of {steps} tokens wrong"
+print(f"one too few: {early} tokens wrong; one too many: {late} tokens wrong")
 
 # %%
-# 2. A padded batch without position ids
-# ======================================
+# .. admonition:: Remedy
 #
-# A batch's shorter row is padded on its left; its first token still stands at position 0. A loop that counts positions
-# from the mask in each step, but not in the prompt, makes the text jump back by the padding. Count them in both.
+#    Compare :term:`logits` as well as tokens. A mistake may change few tokens of an answer or none, but it shows in
+#    the logits by which they are chosen.
 
-tokenizer.padding_side = "left"
-texts = [short, 12 * "# A comment that is long.\n" + short]
-batch = tokenizer(texts, return_tensors="pt", padding=True).to(device)
-ids, prompt_mask = batch.input_ids, batch.attention_mask
+# RIGHT
+wrong, logits = write(alone, shifted(by=0))
+assert wrong == 0
+difference = decodeloop.max_diff(logits, off["one too many"])["abs"]
+assert difference > 0.1
+print(f"one too many: logits up to {difference:.1f} off")
+
+# %%
+# 2. Position ids in some steps only
+# ==================================
+#
+# The first real token of a padded row stands at position 0, however much padding is before it. The loop below counts
+# like this in all steps but the first, in which it leaves the positions to the model. But the model counts the padding
+# too. So between prompt and answer, positions jump back by the length of the padding.
 
 
+# WRONG: no position ids with the prompt
 def full_mask(length):
-    return torch.nn.functional.pad(
-        prompt_mask, (0, length - ids.shape[1]), value=1
-    )
+    added = length - ids.shape[1]
+    return torch.nn.functional.pad(prompt_mask, (0, added), value=1)
 
 
 def counted(length, new):
     return (full_mask(length).cumsum(-1) - 1).clamp(min=0)[:, -new:]
 
 
-wrong_padding, _ = write(
-    ids, lambda n, new: None if new > 1 else counted(n, new), full_mask
-)
-with caught("a padded prompt without position ids"):
-    assert wrong_padding == 0, f"{wrong_padding} of {steps} tokens wrong"
+def counted_later(length, new):
+    return counted(length, new) if new == 1 else None
+
+
+jump, off["ids in some steps"] = write(ids, counted_later, full_mask)
+assert jump > 0
+costs["position ids in some steps only"] = f"{jump} of {steps} tokens wrong"
+
+# %%
+# .. admonition:: Remedy
+#
+#    Pass position ids in every step, counted from the mask.
+#
+# If they are left out in *every* step, all tokens of a row are shifted by the same padding. That changes no token of a
+# model whose positions are rotated (:term:`RoPE`), such as this one, since only distances count there. It changes those
+# of a model that has learned a vector for each position, such as GPT-2. :ref:`l-plot-batch` tries both.
+
+# RIGHT
 wrong, _ = write(ids, counted, full_mask)
 assert wrong == 0
+wrong, _ = write(ids, lambda length, new: None, full_mask)  # in no step
+assert wrong == 0  # with rotated positions only
 
 # %%
-# 3. The prompt's mask, dropped after the first step
-# ==================================================
+# 3. The mask left out after the prompt
+# =====================================
 #
-# The mask came with the prompt, so it is given with the prompt, and never again. But the padding stays in the cache,
-# and each later step looks at it. Let the mask grow with the text: the prompt's own, then ones.
+# The tokenizer gives a mask with the prompt, so it is easily passed with the prompt only. But the padding's keys and
+# values stay in the cache, and without a mask all later steps attend to them.
 
-wrong_mask, _ = write(
-    ids, counted, lambda n: full_mask(n) if n == ids.shape[1] else None
-)
-with caught("the mask dropped after the prompt"):
-    assert wrong_mask == 0, f"{wrong_mask} of {steps} tokens wrong"
+
+# WRONG: no mask after the first step
+def first_mask(length):
+    return prompt_mask if length == ids.shape[1] else None
+
+
+unmasked, off["mask left out"] = write(ids, counted, first_mask)
+assert unmasked > 0
+costs["mask left out after the prompt"] = f"{unmasked} of {steps} tokens wrong"
+
+# %%
+# .. admonition:: Remedy
+#
+#    Let the mask grow with the text: the prompt's own, then a 1 for each new token. :func:`decodeloop.generate` does
+#    that, and counts the positions from it.
+
+# RIGHT
 tokens = decodeloop.generate(model, **batch, max_new_tokens=steps)
-assert torch.equal(tokens[:1, -steps:], answer)  # it does all three right
+assert torch.equal(tokens[0, -steps:], answer)
 
 # %%
-# 4. A device that is not there
-# =============================
-#
-# Ask ONNX Runtime for an *execution provider* (the operators for one device) that is not installed. It warns, once,
-# and goes on with the CPU. So look at ``get_providers()`` after opening a session, as ``OnnxDecoder`` does.
-
-folder = tempfile.TemporaryDirectory()
-path = Path(folder.name) / "model.onnx"
-served = decodeloop.load().model  # float16 on a GPU, as this graph wants it
-decodeloop.export_onnx(served, path, exporter="fused")
-here = onnxruntime.get_available_providers()
-candidates = ["CUDAExecutionProvider", "CoreMLExecutionProvider"]
-asked = next(provider for provider in candidates if provider not in here)
-with warnings.catch_warnings(record=True) as said:
-    warnings.simplefilter("always")
-    session = onnxruntime.InferenceSession(path, providers=[asked])
-assert any(asked in str(warning.message) for warning in said)
-got = session.get_providers()[0]
-with caught("a fallback to the CPU"):
-    assert got == asked, f"{got} for {asked}"
-with contextlib.suppress(ValueError):
-    decodeloop.OnnxDecoder(path, device="cuda:99")  # refuses
-    raise RuntimeError("this machine has a hundred GPUs")
-decoder = decodeloop.OnnxDecoder(path)
-on_gpu = torch.cuda.is_available()
-wanted = "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider"
-assert decoder.providers[0] == wanted
-
-# %%
-# 5. The exported file of yesterday
+# 4. The exported file of yesterday
 # =================================
 #
-# An export takes time, so a script exports only where there is no file yet. Then the weights change, and it runs the
-# old ones. Export anew, or put a hash of the weights into the file's name; then :func:`decodeloop.verify`.
+# An export takes time, so a script may export only if there is no file yet. After more training the model has other
+# weights, and the script still runs those in the file.
 
+# WRONG: whatever is in the file is taken for the model
+folder = tempfile.TemporaryDirectory()
+path = Path(folder.name) / "model.onnx"
+served = decodeloop.load().model  # float16 on a GPU, as its graph wants it
+decodeloop.export_onnx(served, path, exporter="fused")  # yesterday
 trained = copy.deepcopy(served)
 trained.model.layers[0].mlp.fc2.weight.data *= 1.1  # stands for more training
 if not path.exists():
     decodeloop.export_onnx(trained, path, exporter="fused")
-stale = decodeloop.verify(trained, decoder, alone, max_new_tokens=5)
-stale = stale.max_logit_diff
-with caught("a stale exported file"):
-    assert stale < 0.25, f"logits up to {stale:.1f} off"
-decodeloop.export_onnx(trained, path.with_name("new.onnx"), exporter="fused")
-fresh = decodeloop.OnnxDecoder(path.with_name("new.onnx"))
-fresh = decodeloop.verify(trained, fresh, alone, max_new_tokens=5)
-assert fresh.max_logit_diff < 0.25
+stale = decodeloop.verify(trained, path, alone, max_new_tokens=5).max_logit_diff
+assert stale > 0.25
+costs["a stale exported file"] = f"logits up to {stale:.1f} off"
 
 # %%
-# 6. Half precision on a CPU
-# ==========================
+# .. admonition:: Remedy
 #
-# The checkpoint is in float16, so it is loaded in float16, on a CPU as well. Its numbers are coarser there too, and a
-# step is not sure to be faster: the factor below is this CPU's. By itself, ``decodeloop.load`` takes float32 on a CPU.
+#    Export anew, or put a hash of the weights into the file's name. Then let :func:`decodeloop.verify` compare the
+#    logits with the model's.
 
-single, half = (
-    decodeloop.load(device="cpu", dtype=t).model for t in ("float32", "float16")
-)
-loops = {
-    m.dtype: lambda m=m: decodeloop.generate(m, alone.cpu(), max_new_tokens=3)
-    for m in (single, half)
-}
-times = decodeloop.measure_all(loops, device="cpu")
-factor = times[torch.float16].median / times[torch.float32].median
-off = decodeloop.verify(single, half, alone, max_new_tokens=5).max_logit_diff
-with caught("float16 on a CPU"):
-    assert off < 1e-3, f"logits {off:.1g} off, {factor:.1f} times the time"
-exact = decodeloop.verify(model, single, alone, max_new_tokens=5)
-assert exact.max_logit_diff < 1e-3
+# RIGHT
+fresh = Path(folder.name) / "new.onnx"
+decodeloop.export_onnx(trained, fresh, exporter="fused")
+new = decodeloop.verify(trained, fresh, alone, max_new_tokens=5).max_logit_diff
+assert new < 0.25
 
 # %%
-# 7. A clock that does not wait
-# =============================
+# What each one did here
+# ======================
 #
-# Work that was asked for is not work that was done. :func:`decodeloop.stream` computes nothing until its first token is
-# taken. A GPU is the same at every operator: PyTorch queues it and returns. We count *passes*, the calls of the model,
-# until the clock stops. Take all tokens and synchronise, as :func:`decodeloop.measure` does.
+# In the first three traps, the first token is as it should be: it is chosen before anything is wrong. So a test that
+# looks at one token passes. The plot shows how far the logits of each step are from the right ones.
 
-
-@contextlib.contextmanager
-def counted_passes():
-    passes = []
-    hook = model.register_forward_hook(lambda *a: passes.append(1))
-    yield passes
-    hook.remove()
-
-
-with counted_passes() as passes:
-    start = time.perf_counter()
-    tokens = decodeloop.stream(model, alone, max_new_tokens=steps)
-    speed = steps / (time.perf_counter() - start)
-with caught("a clock that does not wait"):
-    assert len(passes) == steps, f"{speed:,.0f} tokens/s for {len(passes)} passes"
-with counted_passes() as passes:
-    timing = decodeloop.measure(lambda: list(tokens), repeats=1, warmup=0)
-assert len(passes) == steps
-right_speed = steps / timing.median
-print(f"the right clock: {right_speed:,.0f} tokens/s")
-
-gpu_figures = {}
-if torch.cuda.is_available():  # the same with one large product
-    matrix = torch.ones(8192, 8192, dtype=torch.float16, device=device)
-    waited = decodeloop.measure(lambda: matrix @ matrix).median
-    start = time.perf_counter()
-    matrix @ matrix
-    queued = time.perf_counter() - start
-    torch.cuda.synchronize()
-    print(f"one product, clock that does not wait: {1000 * queued:.3f} ms")
-    print(f"one product, clock that waits: {1000 * waited:.3f} ms")
-    gpu_figures = {
-        "a product, clock that does not wait (ms)": 1000 * queued,
-        "a product, clock that waits (ms)": 1000 * waited,
-    }
-    del matrix
+apart = {name: (each - logits).abs().amax(-1).cpu() for name, each in off.items()}
+assert all(each[0] < 0.01 and each[1] > 0.1 for each in apart.values())
+ax = pandas.DataFrame(apart).plot(style=["o-", "s--", "^-.", "v:"])
+ax.set(title="How far logits are off", xlabel="step", ylabel="difference")
+pandas.DataFrame({"what it did": costs})
 
 # %%
-# 8. The prompt counted as generated
-# ==================================
-#
-# ``generate`` returns the prompt and the answer in one tensor. Its length over the time is no speed of writing: the
-# whole prompt was read in one pass. Subtract it.
-
-with counted_passes() as passes:
-    outputs = decodeloop.generate(
-        model, ids[1:], max_new_tokens=8, eos_token_id=None
-    )
-written = outputs.shape[1]
-times_too_high = written / len(passes)
-with caught("the prompt counted as generated"):
-    assert times_too_high == 1, f"tokens/s {times_too_high:.0f} times too high"
-assert written - ids.shape[1] == len(passes)
-
-# %%
-# 9. A last pass for nothing
-# ==========================
-#
-# A loop that reads each token as soon as it is chosen reads the last one too, and nobody looks at the result. The
-# tokens are right, for one pass more than there are tokens. Stop between choosing and reading.
-
-
-@torch.no_grad()
-def wasteful(text, count):
-    outputs = model(text, use_cache=True)
-    for _ in range(count):
-        new = outputs.logits[:, -1].argmax(-1, keepdim=True)
-        text = torch.cat([text, new], dim=-1)
-        outputs = model(new, past_key_values=outputs.past_key_values)
-    return text
-
-
-with counted_passes() as passes:
-    tokens = wasteful(alone, 8)
-with caught("a last pass for nothing"):
-    assert len(passes) == 8, f"{len(passes)} passes for 8 tokens"
-with counted_passes() as passes:
-    assert torch.equal(
-        decodeloop.generate(model, alone, max_new_tokens=8), tokens
-    )
-assert len(passes) == 8
-
-# %%
-# 10. A cache that is copied at each step
-# =======================================
-#
-# ``torch.cat`` makes a new tensor, so a cache that grows by it is written whole for each token: the bytes grow with the
-# square of the length. A buffer of the final size is written once in each place. Here are the keys of one layer.
-
-size = 250 if FAST else 1000
-new_keys = torch.randn(size, 1, 4, 1, 64)
-grown, buffer = new_keys[0], torch.zeros(1, 4, size, 64)
-written = pandas.DataFrame(0, range(1, size + 1), ["torch.cat", "one buffer"])
-for step, new in enumerate(new_keys):
-    grown = torch.cat([grown, new], dim=2) if step else new
-    buffer[:, :, step : step + 1] = new
-    written.loc[step + 1] = grown.nbytes, new.nbytes
-total = written.cumsum()
-
-assert torch.equal(grown, buffer)
-copied, once = total.iloc[-1]
-with caught("a cache grown by torch.cat"):
-    assert copied == buffer.nbytes, (
-        f"{copied / once:,.0f} times the bytes, {copied:,}"
-    )
-assert once == buffer.nbytes
-
-_, ax = plt.subplots()
-(total / 2**20).plot(ax=ax, logx=True, logy=True, style=["-", "--"])
-ax.set_title("Bytes written to keep the keys of one layer")
-ax.set_xlabel("tokens")
-ax.set_ylabel("MiB written so far")
-
-# %%
-# What each one cost
-# ==================
-
-assert len(costs) == 10
-pandas.DataFrame({"what it cost here": costs})
-
-# %%
-# How to be safe? Compare tokens *and* logits with a reference, in a padded batch as well; count passes and bytes; and
-# only then start a clock that waits.
+# How to be safe? Compare tokens *and* logits of many steps with a reference, in a padded batch as well.
 #
 # Measured on
 # ===========
 
 figures = {
-    "positions off by one (% of tokens wrong)": 100 * wrong_positions / steps,
-    "no position ids (% of tokens wrong)": 100 * wrong_padding / steps,
-    "mask dropped (% of tokens wrong)": 100 * wrong_mask / steps,
+    "positions off by one (% of tokens wrong)": 100 * early / steps,
+    "no position ids (% of tokens wrong)": 100 * jump / steps,
+    "mask dropped (% of tokens wrong)": 100 * unmasked / steps,
     "stale file (largest logit difference)": stale,
-    "float16 on a CPU (largest logit difference)": off,
-    "float16 on a CPU (times float32's time)": factor,
-    "clock that does not wait (tokens/s)": speed,
-    "clock that waits (tokens/s)": right_speed,
-    "prompt counted (times too high)": times_too_high,
-    "growing cache (times the bytes)": copied / once,
 }
-decodeloop.provenance(
-    model=loaded,
-    provider=decoder,
-    figures=figures | gpu_figures,
-)
+decodeloop.provenance(model=loaded, figures=figures)
