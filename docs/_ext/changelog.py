@@ -20,7 +20,7 @@ def as_rst(markdown: str) -> str:
 
 def write_changelog(app) -> None:
     text = as_rst((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
-    Path(app.srcdir, "changelog.rst").write_text(f":orphan:\n\n{text}", encoding="utf-8")
+    Path(app.srcdir, "changelog.rst").write_text(text, encoding="utf-8")
 
 
 def setup(app) -> dict:
