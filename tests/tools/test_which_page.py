@@ -53,6 +53,12 @@ def test_the_later_run_counts_and_a_busy_machine_is_another(recorded):
     assert [place[0] for place in found["contradicts"]] == ["cpu-2-cores, 1 busy"]
 
 
+def test_a_rule_of_idle_machines_is_not_asked_on_a_busy_one(recorded):
+    cases = which_page.measured_cases(recorded(("a", [3], {}), ("b", [1], {}), settings={"busy_cores": 1}))
+    assert [len(found) for found in which_page.judge(RULE, cases).values()] == [0, 0, 1]
+    assert [len(found) for found in which_page.judge(RULE | {"idle": True}, cases).values()] == [0, 0, 0]
+
+
 def test_the_fastest_of_each_kind_is_named_with_its_gain(recorded):
     rows = [("generate", [8], {}), ("torch", [4], {}), ("torch compiled", [2], {}), ("onnx fused int4", [1], {})]
     text = which_page.fastest(which_page.measured_cases(recorded(*rows)))
