@@ -108,9 +108,9 @@ class StaticStep(CapturedStep):
         self.placed = [layer for layer in self.cache.layers if isinstance(layer, PlacedLayer)]
         tensors = empty_tensors(config, batch, dtype=dtype, device=device)
         self.states = _states(config, self.cache)
+        kept = dict(zip(self.states, tensors, strict=True))
         try:
             self.masks = StepMasks(config, batch, capacity, dtype, device)
-            kept = dict(zip(self.states, tensors, strict=True))
             for state, tensor in kept.items():
                 if state.grows is None:
                     write_state(self.cache, state, tensor)
