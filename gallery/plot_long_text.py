@@ -246,5 +246,6 @@ smaller.round(2)
 
 figures = table.loc[long].add_prefix(f"{long} tokens: ")
 figures[f"{long} tokens: next token (ms)"] = after["next token (ms)"][long]
-figures |= {f"needles found, {k}": int(recall[k].sum()) for k in recall}
+for kept in recall:
+    figures[f"needles found, {kept}"] = int(recall[kept].sum())
 decodeloop.provenance(model=loaded, dtype=dtype, figures=figures)

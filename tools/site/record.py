@@ -51,10 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
         except RecordError as error:
             failed.append(str(error))
             continue
-        if facts["device"] == "cpu" != device:
+        if device != "cpu" and facts.get("gpus") == 0:
             failed.append(f"{page}: it ran on the CPU, since it takes more GPUs than are here. It was not recorded.")
             continue
-        record = ROOT / RECORDS / slug(facts)
+        record = ROOT / RECORDS / slug(facts | {"device": device})  # some pages need no GPU anywhere
         add_page(page, gallery, record, now[page])
         cost = json.loads((gallery / f"{page}{COST}").read_text())
         memory = f", {cost['memory']:.0f} MiB of GPU memory" if facts["mode"] == "gpu" else ""
