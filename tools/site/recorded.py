@@ -15,6 +15,7 @@ from pathlib import Path
 
 from digest import Package
 from PIL import Image
+from prose import with_prose_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS, PACKAGE = "docs/recorded", "src/decodeloop"  # in ROOT
@@ -168,14 +169,14 @@ def read_record(device: str, root: Path = ROOT) -> dict[str, dict]:
 
 
 def changes(device: str, manifests: dict[str, dict], root: Path = ROOT) -> dict[str, str]:
-    """For each page whose record is not of what is here now: a sentence that says so."""
+    """For each page whose record is not of what is here now: a sentence that says so. Its prose may be another."""
     package, found = Package(root / PACKAGE), {}
     for page in page_names(root):
         if page not in manifests:
             found[page] = f"Not recorded on {device}: what this page prints and draws is not shown."
             continue
         recorded = root / RECORDS / holder(device, page, root) / page / f"{page}.py"
-        same = recorded.read_bytes() == (root / "gallery" / recorded.name).read_bytes()
+        same = with_prose_of(root / "gallery" / recorded.name, recorded) is not None
         what = [] if same else [f"``gallery/{page}.py``"]
         what += ["code that it uses"] if manifests[page]["code"] != package.digest(recorded) else []
         if what:
@@ -193,7 +194,12 @@ def lay_out(device: str, manifests: dict[str, dict], changed: dict[str, str], fo
         for name in manifest["files"]:
             (gallery / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / RECORDS / holder(device, page, root) / page / name, gallery / name)
-        shutil.copy2(gallery / f"{page}.py", scripts)
+        rst, recorded = with_prose_of(root / "gallery" / f"{page}.py", gallery / f"{page}.py"), gallery / f"{page}.py"
+        if rst is None:  # other code
+            shutil.copy2(recorded, scripts)
+        else:
+            shutil.copy2(root / "gallery" / recorded.name, recorded)
+            recorded.with_suffix(".rst").write_text(rst, encoding="utf-8")
         write_json(gallery / f"{page}{FACTS}", manifest["facts"])
         write_json(gallery / f"{page}{COST}", {"time": manifest["time"], "memory": manifest["memory"]})
     for page, text in changed.items():
