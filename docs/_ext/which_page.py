@@ -42,7 +42,8 @@ def judge(rule: dict, cases: Cases) -> dict[str, list[Place]]:
     found: dict[str, list[Place]] = {"holds": [], "overlaps": [], "contradicts": []}
     metric = rule.get("metric", NEXT)
     for place, rows in cases.items():
-        if (rule.get("on") == "gpu" and place[0].startswith("cpu")) or (rule.get("idle") and "busy" in place[0]):
+        here = "cpu" if place[0].startswith("cpu") else "gpu"
+        if rule.get("on", here) != here or (rule.get("idle") and "busy" in place[0]):
             continue
         if (rule["faster"], metric) in rows and (rule["slower"], metric) in rows:
             fast, slow = rows[rule["faster"], metric], rows[rule["slower"], metric]

@@ -36,12 +36,13 @@ def test_a_rule_holds_where_all_runs_are_faster(recorded, ours, theirs, verdict)
     assert {name: len(places) for name, places in found.items() if places} == {verdict: 1}
 
 
-def test_a_rule_of_gpus_is_not_asked_on_a_cpu(recorded):
+def test_a_rule_of_one_kind_of_device_is_not_asked_on_the_other(recorded):
     recorded(("a", [3], {}), ("b", [1], {}))
     results = recorded(("a", [1], {}), ("b", [3], {}), machine="nvidia-h200")
     cases = which_page.measured_cases(results)
     assert [len(found) for found in which_page.judge(RULE, cases).values()] == [1, 0, 1]
     assert [len(found) for found in which_page.judge(RULE | {"on": "gpu"}, cases).values()] == [1, 0, 0]
+    assert [len(found) for found in which_page.judge(RULE | {"on": "cpu"}, cases).values()] == [0, 0, 1]
 
 
 def test_the_later_run_counts_and_a_busy_machine_is_another(recorded):
