@@ -117,8 +117,8 @@ print(f"eager: {step.number} operators, {1e3 * best:.2f} ms expected")
 #
 # A ``StaticCache`` is a buffer with room for the whole text. Each step writes into it, one position further on. The
 # token and its position are in buffers too, and the step chooses the next token by itself. So nothing changes from one
-# step to the next but numbers in memory, and a GPU can replay a recording of it. (A CPU has no rung 3.) Rung 2 alone may
-# be slower than rung 1. It is what rung 3 needs.
+# step to the next but numbers in memory, and a GPU can replay a recording of it. (A CPU has no rung 3.) Rung 2 alone
+# may be slower than rung 1. It is what rung 3 needs.
 
 
 class FixedLoop:

@@ -165,8 +165,8 @@ table.round(3)
 #
 # With one user at a time on average, a loop that answers them in turn hardly pauses, and some of them wait because two
 # came close together. With more, a queue grows for as long as they come. An engine reads the weights once for all who
-# are there. But its steps are longer. Without the package of flash attention it cannot record them on a GPU as ours are,
-# and its attention has more to do. The longer its steps, the more users it takes before they get more from it.
+# are there. But its steps are longer. Without the package of flash attention it cannot record them on a GPU, as ours
+# are, and its attention has more to do. The longer its steps, the more users it takes before they get more from it.
 
 for n in loads:
     more = table.loc["in turn", n] / table.loc["all together", n]

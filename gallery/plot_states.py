@@ -234,8 +234,7 @@ print(report.checked)
 # long texts, and for many rows, each with a cache of its own, a state saves memory, and time from the length on that
 # the table shows. What has faded cannot be looked up, so most such models keep attention in a few layers.
 
-n, m = lengths[0], lengths[-1]
-ms, figures = table["ms"], {}
+n, m, ms, figures = lengths[0], lengths[-1], table["ms"], {}
 for name in models:
     few, growth = ms[name][n], ms[name][m] / ms[name][n]
     print(f"{name}: {few:.1f} ms at {n} tokens, {growth:.1f} times that at {m}")
