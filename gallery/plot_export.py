@@ -190,9 +190,8 @@ shapes.fillna("").filter(regex=r"ids|mask|logits|\.0\.", axis=0)
 # %%
 # A name is a dynamic size. (*Within* is a share of the logits' length.) In the traced graph the present is a new
 # tensor, longer than the past by the new tokens. In the fused one, both are one buffer of a fixed :term:`capacity`,
-# into which each step writes. It counts positions from the mask, and gives only the last token's logits, if not told
-# otherwise. A row begins at the left of its buffer: :class:`decodeloop.OnnxDecoder` takes batches padded on the left,
-# and moves them.
+# into which each step writes. It counts positions from the mask, and gives the last token's logits only. A row begins
+# at the left of its buffer: :class:`decodeloop.OnnxDecoder` moves batches that are padded on the left.
 #
 # What is in the graphs?
 # ======================
