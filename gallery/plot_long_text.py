@@ -22,7 +22,7 @@ from functools import partial
 
 import pandas
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, QuantizedCache
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import decodeloop
 
@@ -38,8 +38,10 @@ warnings.filterwarnings("ignore", message=".*The weights of the installed")
 name = "bundled" if FAST else "HuggingFaceTB/SmolLM2-135M-Instruct"
 loaded = decodeloop.load(name, dtype="float32")
 model, tokenizer = loaded.model, loaded.tokenizer
-print(f"Llama: {llama.num_parameters() / 1e6:.1f} M weights, {dtype}, {device}")
-print(f"{name}. {loaded.note}")
+print(
+    f"Llama: {llama.num_parameters() / 1e6:.1f} M weights, {dtype}, {device};",
+    name,
+)
 
 # %%
 # A prompt in chunks
@@ -108,8 +110,12 @@ most, growth = table.loc[long], table.loc[long] / table.loc[short]
 assert abs(growth["cache (MiB)"] / (long / short) - 1) < 0.05
 assert most["besides, in chunks (MiB)"] < most["besides, whole (MiB)"]
 assert FAST or growth["whole (ms)"] > long / short
-print(f"{long // short} x the text, {growth['whole (ms)']:.1f} x the time,", end=" ")
-print(f"and in chunks {most['in chunks (ms)'] / most['whole (ms)']:.1f} x that of whole")
+print(
+    f"{long // short} x the text, {growth['whole (ms)']:.1f} x the time,", end=" "
+)
+print(
+    f"and in chunks {most['in chunks (ms)'] / most['whole (ms)']:.1f} x that of whole"
+)
 ax = table.filter(like="besides").plot(loglog=True, style=["o-", "s--"])
 _ = ax.set(title="Memory besides the cache", xlabel="tokens", ylabel="MiB")
 
@@ -209,12 +215,16 @@ recall.rename_axis(f"hay before the needle, of {repeats}")
 # Smaller caches
 # ==============
 #
-# All tokens can be kept in fewer bits instead, or in another memory. transformers has caches for both, which a decode
-# loop takes as its past. In newer versions ``QuantizedCache`` keeps 8-bit floats, and converts them back in each pass.
-# Its scale is that of the first pass, in which the largest number becomes 448. What is larger later is cut off or, on
-# some versions or devices, becomes NaN. On a GPU, ``offloading=True`` keeps most layers in the host's memory.
+# All tokens can be kept in fewer bits instead, or in another memory. In newer versions of transformers,
+# ``QuantizedCache`` keeps 8-bit floats. Its first pass scales the largest number to 448. What is larger later is cut off
+# or, on some versions or devices, NaN. On a GPU, ``offloading=True`` keeps most layers in the host's memory.
 
-print("500 as fp8:", torch.tensor(500.0, device=device).to(torch.float8_e4m3fn).item())
+print(
+    "500 as fp8:",
+    torch.tensor(500.0, device=device).to(torch.float8_e4m3fn).item(),
+)
+from transformers import QuantizedCache
+
 makers = {
     "DynamicCache": partial(DynamicCache, config=model.config),
     "8 bits (fp8)": partial(QuantizedCache, "fp8", model.config),

@@ -204,8 +204,7 @@ assert said == write(here, kept[1]) + "\n"  # the same in this process
 
 # %%
 # `onnxruntime-genai <https://onnxruntime.ai/docs/genai/>`_, which has a loop of its own in C++, opens such a folder
-# too, if it is installed; this page tries it on a CPU only. It is given token ids here, since its tokenizer does not
-# read every ``tokenizer.json``.
+# too, if installed; here it is tried on a CPU only, and given token ids, as it cannot read every ``tokenizer.json``.
 
 if importlib.util.find_spec("onnxruntime_genai") and device.type == "cpu":
     import onnxruntime_genai as genai

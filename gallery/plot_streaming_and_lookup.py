@@ -149,7 +149,9 @@ curves = arrivals(large.model, prompts, **endless)
 waits = pandas.DataFrame(index=prompts)
 waits["prompt (tokens)"] = [ids.shape[1] for ids in prompts.values()]
 waits["first token (ms)"] = [times[0] for times in curves.values()]
-waits["next token (ms)"] = [(t.iloc[-1] - t[0]) / (most - 1) for t in curves.values()]
+waits["next token (ms)"] = [
+    (t.iloc[-1] - t[0]) / (most - 1) for t in curves.values()
+]
 waits["all tokens (ms)"] = [times.iloc[-1] for times in curves.values()]
 sooner = waits["all tokens (ms)"] / waits["first token (ms)"]
 waits.round(1)
