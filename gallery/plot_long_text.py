@@ -38,10 +38,8 @@ warnings.filterwarnings("ignore", message=".*The weights of the installed")
 name = "bundled" if FAST else "HuggingFaceTB/SmolLM2-135M-Instruct"
 loaded = decodeloop.load(name, dtype="float32")
 model, tokenizer = loaded.model, loaded.tokenizer
-print(
-    f"Llama: {llama.num_parameters() / 1e6:.1f} M weights, {dtype}, {device};",
-    name,
-)
+print(f"Llama: {llama.num_parameters() / 1e6:.1f} M weights, {dtype}, {device}")
+print(f"{name}. {loaded.note}")
 
 # %%
 # A prompt in chunks
@@ -89,9 +87,8 @@ def memory(run):
 cases, table = {}, pandas.DataFrame()
 for way, size in {"whole": max(lengths), "in chunks": chunk}.items():
     for n in lengths:
-        run = partial(read, llama, text[:, :n], size)
-        cases[way, n] = lambda run=run: run()[0]  # the cache is not kept
-        (peak, _), (_, cache) = memory(run)
+        cases[way, n] = lambda n=n, size=size: read(llama, text[:, :n], size)[0]
+        (peak, _), (_, cache) = memory(partial(read, llama, text[:, :n], size))
         kept = sum(t.nbytes for t in decodeloop.cache_to_tensors(cache)) / 2**20
         table.loc[n, "cache (MiB)"] = kept
         table.loc[n, f"besides, {way} (MiB)"] = peak - kept
@@ -110,11 +107,9 @@ most, growth = table.loc[long], table.loc[long] / table.loc[short]
 assert abs(growth["cache (MiB)"] / (long / short) - 1) < 0.05
 assert most["besides, in chunks (MiB)"] < most["besides, whole (MiB)"]
 assert FAST or growth["whole (ms)"] > long / short
+print(f"{long // short} x the text, {growth['whole (ms)']:.1f} x the time")
 print(
-    f"{long // short} x the text, {growth['whole (ms)']:.1f} x the time,", end=" "
-)
-print(
-    f"and in chunks {most['in chunks (ms)'] / most['whole (ms)']:.1f} x that of whole"
+    f"in chunks: {most['in chunks (ms)'] / most['whole (ms)']:.1f} x whole's time"
 )
 ax = table.filter(like="besides").plot(loglog=True, style=["o-", "s--"])
 _ = ax.set(title="Memory besides the cache", xlabel="tokens", ylabel="MiB")
@@ -216,22 +211,19 @@ recall.rename_axis(f"hay before the needle, of {repeats}")
 # ==============
 #
 # All tokens can be kept in fewer bits instead, or in another memory. In newer versions of transformers,
-# ``QuantizedCache`` keeps 8-bit floats. Its first pass scales the largest number to 448. What is larger later is cut off
-# or, on some versions or devices, NaN. On a GPU, ``offloading=True`` keeps most layers in the host's memory.
+# ``QuantizedCache`` keeps 8-bit floats. Its first pass scales the largest number to 448. What is larger later is cut
+# off or, on some versions or devices, NaN. On a GPU, ``offloading=True`` keeps most layers in the host's memory.
 
-print(
-    "500 as fp8:",
-    torch.tensor(500.0, device=device).to(torch.float8_e4m3fn).item(),
-)
 from transformers import QuantizedCache
 
+fp8, smaller = torch.float8_e4m3fn, pandas.DataFrame()
+print("500 in 8 bits:", torch.tensor(500.0, device=device).to(fp8).item())
 makers = {
     "DynamicCache": partial(DynamicCache, config=model.config),
     "8 bits (fp8)": partial(QuantizedCache, "fp8", model.config),
 }
 if on_gpu:
     makers["offloaded"] = partial(makers["DynamicCache"], offloading=True)
-smaller = pandas.DataFrame()
 for kind, make in makers.items():
     try:
         writing = partial(decodeloop.generate, model, batch.input_ids, **options)

@@ -166,18 +166,18 @@ table.round(1)
 # Right against different
 # =======================
 #
-# Six exercises are few, and one seed's draws are noisy. Still, more variety goes with fewer right answers. The number
-# beside a point, in the color of its line, is the temperature.
+# Six exercises are few, and one seed's draws are noisy. Still, more variety goes with fewer right answers. The numbers
+# at the ends of a line are its temperatures.
 
 order = table["different"].rank().corr(table["right (%)"].rank())
 assert order < -0.5
 _, ax = plt.subplots()
-sides = [(-14, -12), (7, 3), (-12, 6), (4, 6)]  # so that labels stay apart
+sides = [(-10, -14), (6, 4), (-14, -10), (4, 6)]  # so that labels stay apart
 for name, marker, side in zip(rules, "osD^", sides, strict=True):
     points = table.loc[name]
     line = points["different"], points["right (%)"]
     color = ax.plot(*line, marker + "-", label=name)[0].get_color()
-    for temperature, point in points.iterrows():
+    for temperature, point in points.iloc[[0, -1]].iterrows():
         place = point["different"], point["right (%)"]
         label = {"xytext": side, "textcoords": "offset points", "color": color}
         ax.annotate(f"{temperature:g}", place, **label)
