@@ -34,7 +34,7 @@ name = "bundled" if FAST else "HuggingFaceTB/SmolLM2-135M-Instruct"
 loaded = decodeloop.load(name, dtype="float32")
 model, tokenizer, device = loaded.model, loaded.tokenizer, loaded.model.device
 on_gpu = device.type == "cuda"
-count = 12 if FAST else 36  # tokens to write
+count = 12 if FAST else 24  # tokens to write
 exported = decodeloop.load(name, dtype="float16") if on_gpu else loaded
 folder = tempfile.TemporaryDirectory()
 print(f"{name} in float32 on {device}. {loaded.note}")
