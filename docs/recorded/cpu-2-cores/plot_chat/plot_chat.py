@@ -247,4 +247,4 @@ for way, positions in by_turn.loc[5].items():
     figures[f"turn 5, {way} (positions)"] = positions
 for way, timing in times.items():
     figures[f"first piece, system prompt {way} (ms)"] = 1000 * timing.median
-decodeloop.provenance(model=loaded, provider=decoder, figures=figures)
+decodeloop.provenance(model=loaded, figures=figures)

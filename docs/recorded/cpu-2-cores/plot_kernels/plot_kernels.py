@@ -232,7 +232,7 @@ in_step = decodeloop.roofline(model, length=prompt.shape[1] + count // 2)
 table = timings.table(in_step).drop(columns="first token (ms)")
 table["expected gain (ms)"] = -speeds["median (ms)"].diff()
 table["measured gain (ms)"] = -table["next token (ms)"].diff()
-table.round(2).T
+(table.round(2) + 0.0).T.astype(object).fillna("")
 
 # %%
 # Which should I use?

@@ -247,4 +247,4 @@ ax.set(title="Probability of all tokens that the schema allowed", xlabel="step")
 # ===========
 
 figures = cost.add_suffix(": a step (ms)")
-decodeloop.provenance(model=loaded, provider=decoder, figures=figures)
+decodeloop.provenance(model=loaded, figures=figures)
