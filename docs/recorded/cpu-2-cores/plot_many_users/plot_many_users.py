@@ -200,11 +200,10 @@ assert tokens == static(small.model, rows) == static(small.model, 1)
 # Now both are timed with the larger model. They cannot take turns, since the engine has the model to itself while it is
 # open. Where the bars overlap, the two are not told apart.
 
-repeats = 2 if FAST else 4
-batches = decodeloop.measure(lambda: static(large.model, rows), repeats=repeats)
+times = {"repeats": 2 if FAST else 3, "warmup": 1 if FAST else 2}
+batches = decodeloop.measure(lambda: static(large.model, rows), **times)
 with engine(large.model, rows) as manager:
-    continuous(manager)  # the engine sets itself up for each number of rows
-    refilled = decodeloop.measure(lambda: continuous(manager), repeats=repeats)
+    refilled = decodeloop.measure(lambda: continuous(manager), **times)
 for thread in threading.enumerate():
     assert "generation_loop" not in thread.name  # the engine's has ended
 
