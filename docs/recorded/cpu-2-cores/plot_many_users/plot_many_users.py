@@ -200,7 +200,9 @@ assert tokens == static(small.model, rows) == static(small.model, 1)
 # Now both are timed with the larger model. They cannot take turns, since the engine has the model to itself while it is
 # open. Where the bars overlap, the two are not told apart.
 
-times = {"repeats": 2 if FAST else 3, "warmup": 1 if FAST else 2}
+times = {"repeats": 2, "warmup": 1}
+if device == "cuda":
+    times = {"repeats": 4, "warmup": 2}
 batches = decodeloop.measure(lambda: static(large.model, rows), **times)
 with engine(large.model, rows) as manager:
     refilled = decodeloop.measure(lambda: continuous(manager), **times)
