@@ -140,3 +140,12 @@ def test_no_room_names_the_bytes_and_leaves_the_decoder_usable(phi, monkeypatch)
         decoder.generate(prompt_ids(3, 5), max_new_tokens=5)
     monkeypatch.undo()
     assert torch.equal(decoder.generate(ids, max_new_tokens=5), expected)
+
+
+def test_no_room_for_masks_is_the_same_error(phi, monkeypatch):
+    def no_memory(*_):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("decodeloop.engines.static_step.StepMasks", no_memory)
+    with pytest.raises(MemoryError, match=r"no room on cpu for a cache of 393,216 bytes"):
+        TorchDecoder(phi).generate(prompt_ids(3, 5), max_new_tokens=5)
