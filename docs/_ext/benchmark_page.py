@@ -1,5 +1,6 @@
 """The page "Benchmarks": the recorded runs of benchmarks/, a section for each machine, made from their JSON."""
 
+import re
 from pathlib import Path
 
 from as_table import number, table
@@ -14,9 +15,15 @@ Benchmarks
 ==========
 
 The loops of this package beside those of other programs, on the machines where ``benchmarks/`` was run. Every number
-comes from the file of that run in ``benchmarks/results``; what the columns mean, and how to run it elsewhere, is in
-``benchmarks/README.md``. Ratios hold within a run. Speed depends on a model's shape, so random weights will do; the
-tokens that they write have no meaning, and often two that are nearly as good.
+comes from the file of that run in ``benchmarks/results``; ``benchmarks/README.md`` says how to run it elsewhere. Ratios
+hold within a run. Speed depends on a model's shape, so random weights will do; the tokens that they write have no
+meaning, and often two that are nearly as good.
+
+*generate* is that of transformers, *torch* our loops on PyTorch, *onnx* those around a graph, *genai*
+onnxruntime-genai. The *limit* is the least time in which this machine reads what a step must read
+(:doc:`how_we_measure`). *First token* is the time from the prompt to the first token, *next token* that of each further
+one for all rows together, as a median with the fastest and the slowest run. *Same tokens* counts those of ``generate``
+before the first other one, and *margin* by how much the model finds its own better there.
 
 """
 FIGURE = """\
@@ -27,6 +34,14 @@ FIGURE = """\
    {title}.
 
 """
+#: What each script of benchmarks/ is about.
+TITLES = {
+    "context_and_batch": "By the length of the text, and by rows",
+    "cpu_peers": "Beside llama.cpp and onnxruntime-genai",
+    "decode_speed": "Loops side by side",
+    "state_speed": "Models that keep a state",
+    "waterfall": "What each change brings",
+}
 #: What is drawn where a benchmark has three sizes or more: the axis, its label, the metric, and the title.
 CURVES = (
     ("batch", "rows", NEXT, "Time of a step by the number of rows"),
@@ -51,7 +66,9 @@ def write_benchmarks(source: Path, results: Path = RESULTS) -> None:
 
 def _run(machine: str, name: str, content: dict, source: Path) -> str:
     facts, settings = content["provenance"], content["settings"]
-    text = _heading(name.replace("_", " ").capitalize(), "-")
+    models = list(dict.fromkeys(each["model"].rpartition("/")[-1] for each in content["rows"]))
+    busy = f", {settings['busy_cores']} core busy" if settings.get("busy_cores") else ""
+    text = _heading(f"{TITLES.get(content['benchmark'], name)}: {', '.join(models)}{busy}", "-")
     versions = f"torch {facts['torch']}, transformers {facts['transformers']}"
     versions += f", {facts['onnxruntime_package']} {facts['onnxruntime']}" if facts.get("onnxruntime") else ""
     chosen = "".join(f", {label.replace('_', ' ')}: {value}" for label, value in settings.items())
@@ -67,6 +84,7 @@ def _run(machine: str, name: str, content: dict, source: Path) -> str:
         rows = [each for each in content["rows"] if (each["model"], each["dtype"]) == model]
         header, *lines = table(rows)
         kept = [index for index, column in enumerate(header) if column not in PLACE[:2]]  # they are the title
+        kept.sort(key=lambda index: header[index] != "engine")  # it says what a row is about
         cells = [[_cell(line[index]) for index in kept] for line in (header, *lines)]
         text += list_table(cells, ", ".join(model), "class: decodeloop-figures")
         for number_, curve in enumerate(CURVES):
@@ -131,7 +149,8 @@ def _heading(text: str, line: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """A cell in rst: an error's text may hold what rst would read as markup."""
+    """A cell in rst: an error's text may hold what rst would read as markup. A range takes as little room as it can."""
+    text = re.sub(r"\(([\d.,]+) to ([\d.,]+)\)", r"(\1–\2)", text)
     return "".join(f"\\{letter}" if letter in "*`|_\\" else letter for letter in text)
 
 

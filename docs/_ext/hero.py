@@ -14,9 +14,10 @@ FIGURE = """\
    :class: dark-light
    :alt: {alt}
 
-   How many tokens per second each loop writes, and what share that is of its limit: each token takes reading all
-   weights once, and memory is only so fast (:doc:`how_we_measure`). With the same weights, *{best}* is {times:.1f}
-   times as fast as *{base}*. One text, {model}, on {machine}, {date}: :ref:`{label}`.
+   How many tokens per second each loop writes, and what share that is of its own limit: each token takes reading all
+   weights once, and memory is only so fast (:doc:`how_we_measure`); fewer bits have a higher limit. With the same
+   weights, *{best}* is {times:.1f} times as fast as *{base}*, the usual loop. One text, {model}, on {machine}, {date}:
+   :ref:`{label}`.
 """
 
 

@@ -67,7 +67,10 @@ def _table(machines: dict[str, dict[str, dict]]) -> str:
         peak = max(facts["memory"] for facts in pages.values()) / 1024
         rows["Most GPU memory of a page (GiB)"].append(number(peak or None))
     return list_table(
-        [["record", *machines], *([label, *cells] for label, cells in rows.items())], "", "stub-columns: 1"
+        [["record", *machines], *([label, *cells] for label, cells in rows.items())],
+        "",
+        "stub-columns: 1",
+        "class: decodeloop-machines",
     )
 
 

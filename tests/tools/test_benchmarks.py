@@ -285,7 +285,7 @@ def test_the_page_is_made_from_the_files_of_each_machine(tmp_path):
     text = (source / "benchmarks.rst").read_text()
     assert "C, 2 cores\n==========" in text
     assert "NVIDIA X (C, 2 cores)\n=====================" in text
-    assert "- 9 (8 to 10)" in text
+    assert "- 9 (8–10)" in text
     assert "- cannot read \\*this\\* file\\_" in text
     assert "- **Does not hold**: a long text's step is within 25% of what its bytes predict. fused: a step at" in text
     assert "Measured on 2026-01-01 at commit abc with torch 2, transformers 5, onnxruntime 1." in text

@@ -449,7 +449,8 @@ def test_committed_records_are_whole():
     for device in recorded.recorded_devices():
         for page, manifest in recorded.read_record(device).items():
             facts = manifest["facts"]
-            assert recorded.slug(facts) == device, page
+            needs_none = facts["device"] == "cpu" and "gpus" not in facts  # such a page runs on the CPU anywhere
+            assert needs_none or recorded.slug(facts) == recorded.holder(device, page), page
             assert facts["mode"] == ("cpu" if facts["device"] == "cpu" else "gpu")
             if facts["mode"] == "gpu":
                 assert facts["provider"] in (None, "CUDAExecutionProvider")
