@@ -30,6 +30,7 @@ FACTS = {
 
 CODE = "import decodeloop\n\ndecodeloop.run()\n"
 RECORD = "docs/recorded/x"  # in the project
+OF_THEN = " What this page shows, code and outputs, is of that run."
 NAMES = {"decodeloop.run": [{"module": "decodeloop", "name": "run"}, {"module": "torch", "name": "run"}], "torch": []}
 
 
@@ -224,11 +225,11 @@ def test_what_has_changed_since_is_named(project):
     write_package(project, "1  # one")
     assert changes(project) == {}
     (project / "gallery" / "plot_a.py").write_text("print(1)\n")
-    assert changes(project) == {"plot_a": "Recorded at commit abc; ``gallery/plot_a.py`` has changed since."}
+    assert changes(project) == {"plot_a": "Recorded at commit abc; ``gallery/plot_a.py`` has changed since." + OF_THEN}
     write_package(project, "2")
     assert changes(project) == {
-        "plot_a": "Recorded at commit abc; ``gallery/plot_a.py`` and code that it uses have changed since.",
-        "plot_a_b": "Recorded at commit abc; code that it uses has changed since.",
+        "plot_a": "Recorded at commit abc; ``gallery/plot_a.py`` and code that it uses have changed since." + OF_THEN,
+        "plot_a_b": "Recorded at commit abc; code that it uses has changed since." + OF_THEN,
     }
 
 
@@ -257,7 +258,9 @@ def test_a_recorded_and_a_run_page_never_meet(project, recorded_first):
 
     write_package(project, "2")
     rendered, lines = render()
-    assert lines == [f"{name}: Recorded at commit abc; code that it uses has changed since." for name in PAGES]
+    assert lines == [
+        f"{name}: Recorded at commit abc; code that it uses has changed since." + OF_THEN for name in PAGES
+    ]
     assert (rendered.parent / "plot_a.changed").exists()
     assert page.read_text() == "run here\n"  # rendering the record has not touched it
     build.prepare(page.parents[2], build.fingerprint("cpu", project), project)

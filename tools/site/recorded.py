@@ -182,7 +182,8 @@ def changes(device: str, manifests: dict[str, dict], root: Path = ROOT) -> dict[
         if what:
             commit = manifests[page]["facts"]["commit"] or "an unknown commit"
             has = "have" if len(what) > 1 else "has"
-            found[page] = f"Recorded at commit {commit}; {' and '.join(what)} {has} changed since."
+            found[page] = f"Recorded at commit {commit}; {' and '.join(what)} {has} changed since. "
+            found[page] += "What this page shows, code and outputs, is of that run."
     return found
 
 
