@@ -20,6 +20,12 @@ OUTPUT = re.compile(
     r'<div class="sphx-glr-script-out highlight-none notranslate"><div class="highlight"><pre>.*?</pre></div>\s*</div>',
     re.DOTALL,
 )
+#: The cell that a page tells its readers to skip: it is there, and they need not scroll past it.
+SETUP = re.compile(
+    r"(in\s+this\s+cell\s+is\s+the\s+topic;\s+skip\s+it.*?)"
+    r'(<div class="highlight-Python notranslate"><div class="highlight"><pre>.*?</pre></div>\s*</div>)',
+    re.DOTALL,
+)
 #: A link from source code to the reference, whose page names what it is of.
 REFERENCE = re.compile(r'(href="[./]*generated/(?P<page>[\w.]+)\.html)#(?!(?P=page)\b)[\w.]+"')
 LONGEST = 24  # lines of an output that is shown at once
@@ -40,6 +46,7 @@ def finish(text: str, page: Path) -> str:
     # The button shows "Search" and the keys, and is read out as it is shown.
     text = SEARCH.sub(r'\1 aria-label="Search Ctrl+K"', text)
     text = OUTPUT.sub(folded, text)
+    text = SETUP.sub(lambda found: f"{found[1]}{behind(found[2], f'Setup, {lines(found[2])} lines')}", text, count=1)
     # An object that is imported elsewhere has its place under one of its names.
     text = REFERENCE.sub(r'\1"', text) if "_modules" in page.parts else text
     return PLOT.sub(lambda found: plot(found, page), text)
@@ -47,10 +54,17 @@ def finish(text: str, page: Path) -> str:
 
 def folded(found: re.Match) -> str:
     """A long output behind a line that says how long it is."""
-    lines = found[0].count("\n")
-    if lines <= LONGEST:
-        return found[0]
-    return f'<details class="long-output"><summary>{lines} lines of output</summary>{found[0]}</details>'
+    long = lines(found[0])
+    return behind(found[0], f"{long} lines of output") if long > LONGEST else found[0]
+
+
+def behind(block: str, summary: str) -> str:
+    """A block that opens when it is asked for."""
+    return f'<details class="long-output"><summary>{summary}</summary>{block}</details>'
+
+
+def lines(block: str) -> int:
+    return block.partition("<pre>")[2].partition("</pre>")[0].count("\n")
 
 
 def strip(text: str) -> str:

@@ -87,7 +87,17 @@ def test_a_long_output_is_folded():
 
     page = Path("page.html")
     assert finish.finish(output(20), page) == output(20)
-    assert finish.finish(output(40), page).startswith('<details class="long-output"><summary>41 lines of output')
+    assert finish.finish(output(40), page).startswith('<details class="long-output"><summary>40 lines of output')
+
+
+def test_the_cell_that_a_reader_may_skip_is_folded_and_no_other():
+    cell = '<div class="highlight-Python notranslate"><div class="highlight"><pre>import torch\nx\n</pre></div>\n</div>'
+    skipped = f"<p>Setup. Nothing in this\ncell is the topic; skip it.</p>\n{cell}"
+    shown = finish.finish(f"{skipped}\n<p>Then</p>{cell}", Path("page.html"))
+    assert shown.count("<details") == 1
+    assert 'skip it.</p>\n<details class="long-output"><summary>Setup, 2 lines</summary>' in shown
+    assert shown.endswith(f"<p>Then</p>{cell}")
+    assert finish.finish(cell, Path("page.html")) == cell
 
 
 def test_a_link_from_source_code_leads_to_a_place_that_is_there():
