@@ -337,6 +337,25 @@ def test_an_earlier_runs_pictures_are_not_recorded(project, monkeypatch, capsys)
     assert images == {"sphx_glr_plot_a_001.png", "sphx_glr_plot_a_001_2_00x.png"}
 
 
+@pytest.mark.parametrize(("gpus", "code"), [(None, 0), (0, 1)])
+def test_a_page_on_the_cpu_is_recorded_with_a_gpus_others_unless_it_lacked_gpus(
+    project, monkeypatch, capsys, gpus, code
+):
+    gallery = project / "build" / "source" / "auto_gallery"
+    facts = FACTS | {"device": "cpu", "mode": "cpu", "provider": None} | ({} if gpus is None else {"gpus": gpus})
+    for module, name, value in [
+        *[(record, "ROOT", project), (build, "find_device", lambda: "NVIDIA Y"), (record, "page_names", lambda: PAGES)],
+        *[(build, "build_folder", lambda *_: project / "build"), (build, "prepare", lambda *_: None)],
+        (build, "fingerprint", lambda device: {"plot_a": "code"}),
+        (record.subprocess, "run", lambda *_, **options: run_page(gallery, "plot_a", facts)),
+    ]:
+        monkeypatch.setattr(module, name, value)
+    gallery.mkdir(parents=True)
+    assert record.main(["plot_a"]) == code
+    assert (project / "docs" / "recorded" / "nvidia-y" / "plot_a" / "record.json").exists() == (code == 0)
+    assert ("it takes more GPUs than are here" in capsys.readouterr().err) == (code == 1)
+
+
 def test_unknown_record_ends_the_build_before_it_begins(capsys):
     with pytest.raises(SystemExit):
         build.main(["--recorded", "abacus"])
