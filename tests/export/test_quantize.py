@@ -17,6 +17,13 @@ def bundled_fused(bundled_graphs):
     return bundled_graphs["fused"].path
 
 
+def _run(path, x):
+    import onnxruntime
+
+    (logits,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    return logits
+
+
 def weights_size(path):
     return path.with_name(path.name + ".data").stat().st_size
 
@@ -115,8 +122,47 @@ def test_the_head_can_keep_its_type(bundled_fused, tmp_path):
 
     whole = operators(quantize_onnx(bundled_fused, tmp_path / "whole.onnx"))
     kept = operators(quantize_onnx(bundled_fused, tmp_path / "kept.onnx", head=False))
-    assert (whole.count("MatMulNBits"), whole.count("MatMul"), whole.count("Transpose")) == (13, 0, 0)
-    assert (kept.count("MatMulNBits"), kept.count("MatMul")) == (12, 1)
+    assert (whole.count("MatMulNBits"), whole.count("MatMul"), whole.count("FusedMatMul")) == (13, 0, 0)
+    assert (kept.count("MatMulNBits"), kept.count("FusedMatMul")) == (12, 1)
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "quantized"),
+    [
+        ("MatMul", {}, True),
+        ("Gemm", {}, True),
+        ("Gemm", {"transB": 1}, True),
+        ("Gemm", {"alpha": 0.5}, False),
+        ("FusedMatMul", {}, True),
+        ("FusedMatMul", {"transB": 1}, True),
+        ("FusedMatMul", {"transB": 1, "alpha": 0.5}, False),
+    ],
+)
+def test_products_of_each_operator(tmp_path, operator, attributes, quantized):
+    generator = np.random.default_rng(0)
+    weight = generator.standard_normal((64, 32)[:: -1 if attributes.get("transB") else 1], dtype=np.float32)
+    node = onnx.helper.make_node(
+        operator, ["x", "w"], ["logits"], domain="com.microsoft" if operator == "FusedMatMul" else "", **attributes
+    )
+    float32 = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [node],
+        "product",
+        [onnx.helper.make_tensor_value_info("x", float32, ["rows", 64])],
+        [onnx.helper.make_tensor_value_info("logits", float32, ["rows", 32])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), source)
+    if not quantized:
+        with pytest.raises(ValueError, match="no matrix product with constant weights"):
+            quantize_onnx(source, target)
+        return
+    assert quantize_onnx(source, target, embedding=False).products == 1
+    x = generator.standard_normal((3, 64), dtype=np.float32)
+    before, after = (_run(path, x) for path in (source, target))
+    assert np.abs(after - before).max() < 0.02 * np.abs(before).max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

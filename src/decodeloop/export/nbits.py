@@ -17,6 +17,12 @@ from decodeloop.optional import load_onnxruntime
 
 #: Operators with weights of few bits: a graph that has one is quantized already.
 QUANTIZED = ("MatMulNBits", "GatherBlockQuantized", "MatMulBnb4", "DequantizeLinear", "MatMulInteger")
+#: Operators that can multiply by a constant matrix, and the attributes with which they do just that.
+PRODUCTS: dict[str, dict[str, float]] = {
+    "MatMul": {},
+    "Gemm": {"transA": 0, "alpha": 1.0, "beta": 1.0},
+    "FusedMatMul": {"transA": 0, "alpha": 1.0, "transBatchA": 0, "transBatchB": 0},
+}
 TABLE_BITS = 8
 
 
@@ -119,23 +125,27 @@ def _reads_ids(node: ir.Node) -> bool:
 def _transposed(node: ir.Node) -> ir.Value | None:
     """The value whose transposed a product multiplies by."""
     matrix = node.inputs[1]
-    if node.op_type == "Gemm":
-        return matrix if node.attributes.get("transB") else None
+    if _transposes(node):
+        return matrix
     producer = None if matrix is None else matrix.producer()
     return producer.inputs[0] if producer is not None and producer.op_type == "Transpose" else None
 
 
 def constant_matrix(node: ir.Node) -> np.ndarray | None:
     """The constant matrix ``[K, N]`` that a node multiplies by; None if it does something else."""
-    if node.op_type not in ("MatMul", "Gemm"):
+    plain = PRODUCTS.get(node.op_type)
+    if plain is None or any(name in node.attributes and node.attributes[name].value != plain[name] for name in plain):
         return None
     weight = constant(node.inputs[1])
-    if node.op_type == "Gemm" and weight is not None:
-        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-        if attributes.get("transA", 0) or attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1:
-            return None
-        weight = weight.T if attributes.get("transB", 0) else weight
-    return weight if weight is not None and weight.ndim == 2 and weight.dtype.kind not in "iub" else None
+    if weight is None or weight.ndim != 2 or weight.dtype.kind in "iub":
+        return None
+    return weight.T if _transposes(node) else weight
+
+
+def _transposes(node: ir.Node) -> bool:
+    """Whether a product transposes its matrix itself."""
+    attribute = node.attributes.get("transB")
+    return attribute is not None and attribute.as_int() == 1
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from decodeloop.checks import check_choice, check_count, given_path
 from decodeloop.export.file import METADATA, map_weights, read_graph, weights_files
-from decodeloop.export.nbits import QUANTIZED, Blocks, constant_matrix, quantize_product, quantize_table
+from decodeloop.export.nbits import PRODUCTS, QUANTIZED, Blocks, constant_matrix, quantize_product, quantize_table
 from decodeloop.export.save import check_target, save_graph
 
 
@@ -49,8 +49,9 @@ def quantize_onnx(
 ) -> QuantizedPath:
     """Write a graph with the weights of its matrix products in 8 or 4 bits.
 
-    Linear layers, whichever operator holds them (``MatMul``, ``Gemm``), and the experts of a mixture, each by itself,
-    and the embedding table. Everything else keeps its type: norms, biases and the cache. The result says what was left.
+    Linear layers, whichever operator holds them (``MatMul``, ``FusedMatMul``, ``Gemm``), the experts of a mixture, each
+    by itself, and the embedding table. Everything else keeps its type: norms, biases and the cache. The result says
+    what was left.
 
     Parameters
     ----------
@@ -160,7 +161,7 @@ def _head(model: ir.Model) -> list[ir.Node]:
     """The last product before the logits."""
     logits = _logits(model)
     node = None if logits is None else logits.producer()
-    while node is not None and node.op_type not in ("MatMul", "Gemm"):
+    while node is not None and node.op_type not in PRODUCTS:
         node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
     return [] if node is None else [node]
 

@@ -19,6 +19,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,23 +76,28 @@ def save_graph(graph: onnx_ir.Model, path: Path, prove: Callable[[Path], Any] = 
         If a file cannot be written. What was there before is as it was, and nothing else is left.
     """
     try:
-        with scratch_folder(path.parent) as scratch:
+        with scratch_folder(path.parent) as scratch, ThreadPoolExecutor(1) as beside:
             (scratch / WEIGHTS).touch()
             doing("writing")
             onnx_ir.save(graph, scratch / GRAPH, external_data=WEIGHTS)
             doing("checking")
+            value = beside.submit(_settled, scratch / WEIGHTS)
             proved = prove(scratch / GRAPH)
             doing("writing")
-            return _commit(scratch, path), proved
+            return _commit(scratch, path, value.result()), proved
     except OSError as error:
         number = error.errno or errno.ENOSPC  # numpy has none for a full disk, only "1000 requested and 10 written"
         raise OSError(number, error.strerror or f"{os.strerror(number)}: {error}", str(path)) from error
 
 
-def _commit(scratch: Path, path: Path) -> Path:
-    folder, weights = path.parent, scratch / WEIGHTS
+def _settled(weights: Path) -> int:
+    """The checksum of weights, once they are on the disk. It takes a second for 2 GB, which a proof takes anyway."""
     _sync(weights)
-    value = checksum([weights])
+    return checksum([weights])
+
+
+def _commit(scratch: Path, path: Path, value: int) -> Path:
+    folder, weights = path.parent, scratch / WEIGHTS
     graph = _staged(scratch / GRAPH)
     placed: set[str] = set()
     with locked(folder):

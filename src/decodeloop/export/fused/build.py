@@ -135,8 +135,8 @@ def _activated(graph: FusedGraph, name: str, mlp: FeedForward, up: ir.Value) -> 
 
 def _logits(graph: FusedGraph, decoder: Decoder, x: ir.Value, table: ir.Value) -> ir.Value:
     head = decoder.head
-    if head.weight is decoder.embedding:  # one table in the file; onnxruntime transposes it when it opens the graph
-        logits = graph.op("MatMul", x, graph.op("Transpose", table, perm=[1, 0]))
+    if head.weight is decoder.embedding:  # one table; a Transpose would be computed each time the graph is opened
+        logits = graph.op("FusedMatMul", x, table, domain="com.microsoft", transB=1)
         if (bias := graph.bias("head", head.bias)) is not None:
             logits = graph.op("Add", logits, bias)
     else:
