@@ -34,6 +34,11 @@ def is_count(value: Any, at_least: int = 0, at_most: int | None = None) -> bool:
     return whole and value >= at_least and (at_most is None or value <= at_most)
 
 
+def is_sequence(value: Any) -> bool:
+    """Whether a value has elements in an order; text counts as one element."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 def is_real(value: Any) -> bool:
     """Whether a value is a finite number: Python's and NumPy's are, booleans are not."""
     try:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import torch
 
 from decodeloop.checks import check_count
+from decodeloop.decoding.chooser import Chooser
 from decodeloop.decoding.engine import Engine
 from decodeloop.decoding.greedy import Greedy
 from decodeloop.decoding.prompt import Prompt
-from decodeloop.decoding.sampling import Chooser
 from decodeloop.decoding.speculate import Guess
 
 #: Called with a text ``[1, length]`` and a limit: what may come next, at most so many tokens.

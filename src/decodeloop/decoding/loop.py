@@ -16,11 +16,12 @@ import torch
 from tqdm import tqdm
 
 from decodeloop.checks import check_choice, check_count, shown
+from decodeloop.decoding.chooser import Chooser
 from decodeloop.decoding.engine import Engine, Past, exclusive, prefill, still
 from decodeloop.decoding.greedy import Greedy, greedy, no_token
 from decodeloop.decoding.lookup import Guesser
 from decodeloop.decoding.prompt import Prompt, check_prompt
-from decodeloop.decoding.sampling import Chooser, Sampler
+from decodeloop.decoding.sampling import Sampler
 from decodeloop.decoding.speculate import Guess, accept
 from decodeloop.decoding.stopping import PadToken, Stopping, TokenIds, Watch, stopping
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from decodeloop.decoding.chooser import Chooser
 from decodeloop.decoding.greedy import Greedy
-from decodeloop.decoding.sampling import Chooser
 
 
 @dataclass(frozen=True)

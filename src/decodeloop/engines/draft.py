@@ -8,11 +8,11 @@ import torch
 from transformers import PreTrainedModel
 
 from decodeloop.checks import check_count
+from decodeloop.decoding.chooser import Chooser
 from decodeloop.decoding.engine import Engine, exclusive, still
 from decodeloop.decoding.greedy import Greedy
 from decodeloop.decoding.lookup import Guesser, Guessing
 from decodeloop.decoding.prompt import Prompt
-from decodeloop.decoding.sampling import Chooser
 from decodeloop.decoding.speculate import Guess, propose
 from decodeloop.engines.onnx_decoder import OnnxDecoder
 from decodeloop.engines.torch_loop import TorchEngine
