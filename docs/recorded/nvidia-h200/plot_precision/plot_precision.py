@@ -224,6 +224,9 @@ assert FAST or speeds["int4, block 32"] > speeds[whole]
 saved.round(2)
 
 # %%
+# A higher limit is not yet speed. Where the share of the limit falls, a step spends its time on other things than
+# reading: on starting operators, or on a product that is not made for so few bits.
+#
 # Which should I use?
 # ===================
 #

@@ -103,8 +103,8 @@ def in_turn(came):
 
 
 def engine(model):
-    room = {"max_requests_per_batch": most, "num_blocks": 8 * most}
-    room = ContinuousBatchingConfig(16, max_batch_tokens=512, **room)
+    room = {"max_requests_per_batch": most, "num_blocks": 5 * most}
+    room = ContinuousBatchingConfig(16, max_batch_tokens=4 * most, **room)
     never_end = GenerationConfig(do_sample=False, eos_token_id=-1)
     how = {"continuous_batching_config": room}
     return model.continuous_batching_context_manager(never_end, **how)
@@ -165,8 +165,8 @@ table.round(3)
 #
 # With one user at a time on average, a loop that answers them in turn hardly pauses, and some of them wait because two
 # came close together. With more, a queue grows for as long as they come. An engine reads the weights once for all who
-# are there. But its steps are longer: on a GPU it can record them only with the package of flash attention, and starts
-# each operator from Python without it. While one takes as long as ten of ours, ten users get no more from it.
+# are there. But its steps are longer. Without the package of flash attention it cannot record them on a GPU, as ours
+# are, and its attention has more to do. The longer its steps, the more users it takes before they get more from it.
 
 for n in loads:
     more = table.loc["in turn", n] / table.loc["all together", n]
@@ -239,8 +239,8 @@ else:
 # ===================
 #
 # Our loops, for one user at a time or for prompts that are all there at once: a program of your own, an editor, a test.
-# An engine, as soon as users come when they like: that of transformers inside a program that you have, vLLM for a
-# server that others rely on.
+# An engine, where users come when they like and several are there at a time; the lines above say from how many on it
+# pays here. That of transformers inside a program that you have, vLLM for a server that others rely on.
 
 # %%
 # Measured on
