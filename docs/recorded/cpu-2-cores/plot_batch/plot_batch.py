@@ -170,8 +170,9 @@ for tokens in (answers[row], broken["rotary, no mask"][row]):
 #
 # All rows use the same weights, which a step reads from memory once, however many rows there are. Each row adds its own
 # cache to be read (:ref:`l-plot-cache-memory`), and its own arithmetic. So the :term:`limit`, the time to read weights
-# and caches, hardly grows with the rows while the caches are small. A real step does grow, once its arithmetic takes
-# longer than the reading. Model and graph must agree before they are timed, on more and more rows without padding.
+# and caches, hardly grows with the rows while the caches are small. A real step grows once its arithmetic takes longer
+# than the reading, and than starting its operators, which may take most of a step on a GPU. Differences smaller than
+# the spread of the runs mean nothing. Model and graph must agree before they are timed, on rows without padding.
 
 assert decodeloop.verify(large.model, decoder, ids, attention_mask=mask).agrees
 text = solos[1].repeat(max(sizes), 1)
@@ -199,9 +200,8 @@ ax.minorticks_off()
 pandas.concat({"ms per step": ms, "tokens/s": speed}, axis=1).round(1)
 
 # %%
-# Is a batch worth it when its rows differ in length? All at once, there are as many steps as the longest answer has
-# tokens. One by one, nothing is wasted, but each step reads the weights for a single token. The larger model writes
-# answers of the lengths above both ways.
+# Is a batch worth it when answers differ in length? All at once, there are as many steps as the longest has tokens.
+# One by one, nothing is wasted, but a step reads the weights for one token. We time answers of the lengths above.
 
 
 def one_by_one():
@@ -226,9 +226,9 @@ print(f"{gain:.1f} x as fast")
 # Which should I use?
 # ===================
 #
-# For one answer as fast as possible, a batch of one. For many answers, a batch as large as memory and patience allow,
-# but not much beyond the size at which a step's time grows as fast as its rows. Whatever the size: pad on the left,
-# pass the mask in every step, and count position ids from it in every step.
+# For each answer as fast as possible, no more rows than leave a step's time as it is. For many answers, a batch as
+# large as memory and patience allow, but not much beyond the size at which a step's time grows as fast as its rows (it
+# may not be reached here). Whatever the size: pad on the left, and in every step pass the mask and count positions.
 
 for name in loops:
     longer, more = ms[name][16] / ms[name][1], speed[name][16] / speed[name][1]

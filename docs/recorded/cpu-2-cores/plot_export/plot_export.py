@@ -188,10 +188,10 @@ shapes = shapes.map(lambda sizes: ", ".join(map(str, sizes)), na_action="ignore"
 shapes.fillna("").filter(regex=r"ids|mask|logits|\.0\.", axis=0)
 
 # %%
-# A name stands for a dynamic dimension. In the traced graph the present is a new tensor, longer than the past by the
-# new tokens. In the fused one, past and present are one buffer with a fixed :term:`capacity`, into which each step
-# writes. It counts positions from the mask, and gives the logits of the last token only, unless told otherwise. A row
-# begins at the left of its buffer: :class:`decodeloop.OnnxDecoder` takes batches padded on the left, and moves them.
+# A name is a dynamic size. (*Within* is a share of the logits' length.) In the traced graph the present is a new
+# tensor, longer than the past by the new tokens. In the fused one, both are one buffer of a fixed :term:`capacity`,
+# into which each step writes. It counts positions from the mask, and gives the last token's logits only. A row begins
+# at the left of its buffer: :class:`decodeloop.OnnxDecoder` moves batches that are padded on the left.
 #
 # What is in the graphs?
 # ======================

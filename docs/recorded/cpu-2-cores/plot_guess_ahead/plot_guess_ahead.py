@@ -204,8 +204,8 @@ pass_times = decodeloop.measure_all(single_pass)
 # %%
 # And what is measured? Each engine continues the prose with one or more guesses in a pass. We count *a* with single
 # guesses. Above 1, guessing is faster. Below 1 it is slower, because guesses are wrong, or because the draft's steps
-# take too long. The expectation is too high for several reasons: guesses may not be equally hard, nothing is guessed in
-# the first pass and less in the last, and to compare guesses and to forget wrong ones takes time as well.
+# take too long. The expectation may be too high for several reasons: guesses are not equally hard, nothing is guessed
+# in the first pass and less in the last, and to compare guesses and to forget wrong ones takes time as well.
 
 measured = decodeloop.measure_all(runs, repeats=3, warmup=0)  # all have run above
 single = DraftModel(drafts["int8"], tokens=1)

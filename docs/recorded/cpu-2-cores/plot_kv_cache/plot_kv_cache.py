@@ -223,7 +223,8 @@ whole.plot(title=f"32 tokens after a prompt of {length}, rows: {rows}\n{shape}")
 # ===================
 #
 # Use the cache: the tokens are the same, and the longer the text, the more work it saves. Without it a step computes
-# the whole text again, with it a single token. What it costs is memory, and :ref:`l-plot-cache-memory` says how much.
+# the whole text again, with it a single token. In a short text that may save no time: on a GPU, starting the operators
+# can take longer than their work. What the cache costs is memory, and :ref:`l-plot-cache-memory` says how much.
 
 first, last = ms.iloc[0], ms.iloc[-1]
 saved = last["without cache"] / last["with cache"]

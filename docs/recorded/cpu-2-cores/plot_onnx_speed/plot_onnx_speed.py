@@ -221,8 +221,9 @@ print(f"to start the {fewer} that fusing saves: {1e3 * start * fewer:.2f} ms")
 print(f"IO binding less fused graph, at a short text: {shorter:.2f} ms")
 
 # %%
-# Starting is one part of what fusing saves. Another part is memory: of several operators, each writes its result there,
-# and the next one reads it again, which a single operator in their place need not do.
+# Starting is one part of what fusing saves. (On a GPU our chain may tell more than all that is saved: each of its
+# operators waits for the one before, while in a graph many do not.) Another part is memory: of several operators, each
+# writes its result there, and the next one reads it again, which a single operator in their place need not do.
 #
 # On a GPU one can go further. With one buffer, shapes and addresses stay the same, so that everything that a step
 # starts can be recorded as a :term:`CUDA graph` and started by one call. :class:`decodeloop.OnnxDecoder` does so by
