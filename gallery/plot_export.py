@@ -188,10 +188,10 @@ shapes = shapes.map(lambda sizes: ", ".join(map(str, sizes)), na_action="ignore"
 shapes.fillna("").filter(regex=r"ids|mask|logits|\.0\.", axis=0)
 
 # %%
-# A name is a dynamic size. (*Within* is a share of the logits' length.) In the traced graph the present is a new
-# tensor, longer than the past by the new tokens. In the fused one, both are one buffer of a fixed :term:`capacity`,
-# into which each step writes. It counts positions from the mask, and gives the last token's logits only. A row begins
-# at the left of its buffer: :class:`decodeloop.OnnxDecoder` moves batches that are padded on the left.
+# A name is a dynamic size. (*Within* is a share of the logits' size, the seconds are the check's.) In the traced graph
+# the present is a new tensor, longer than the past by the new tokens. In the fused one, both are one buffer of a fixed
+# :term:`capacity`, into which each step writes. It counts positions from the mask, and gives the last token's logits
+# only. A row begins at the left of its buffer, where :class:`decodeloop.OnnxDecoder` moves what is padded on the left.
 #
 # What is in the graphs?
 # ======================

@@ -158,7 +158,7 @@ cost.round(4)
 
 # %%
 # 8 bits are far nearer to the model than 4, small blocks nearer than large ones, and on a CPU rounded activations cost
-# something by themselves: all of this was asserted.
+# something by themselves: all of this was asserted, the last of it where a CPU runs the page.
 #
 # Where is the cliff?
 # ===================

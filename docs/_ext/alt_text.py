@@ -51,7 +51,9 @@ def _lines(axes) -> list[str]:
             lengths = map(_number, line.get_xdata(orig=False))
             marks += _some(f"Marks, {label}", [f"{at}: {length}" for at, length in zip(up, lengths, strict=True)])
             continue
-        heights = line.get_ydata(orig=False)  # as numbers, whatever was drawn
+        heights = [height for height in line.get_ydata(orig=False) if height == height]  # as numbers, without gaps
+        if not heights:
+            continue
         told.append(f"{label}: {_number(heights[0])} to {_number(heights[-1])}" if len(across) > 1 else label)
     return [*_some("Lines, from left to right", told), *marks]
 

@@ -1,8 +1,17 @@
-// What the pages do: boxes that scroll are reached by the keyboard, and a long table is filtered as one types.
+// What the pages do: boxes that scroll are reached by the keyboard and fade where they go on, and a long table is
+// filtered as one types.
+const BOXES = ".plot, .output_subarea, .pst-scrollable-table-container";
+
 function reachable() {
-  for (const box of document.querySelectorAll(".plot, .output_subarea"))
+  for (const box of document.querySelectorAll(BOXES)) {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
+    fade(box);
+  }
+}
+
+function fade(box) {
+  box.classList.toggle("goes-on", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
 }
 
 function filtered(table) {
@@ -25,6 +34,7 @@ function filtered(table) {
 
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("table.coverage").forEach(filtered);
+  for (const box of document.querySelectorAll(BOXES)) box.addEventListener("scroll", () => fade(box), { passive: true });
   reachable();
 });
 addEventListener("load", reachable);

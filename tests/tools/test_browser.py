@@ -53,7 +53,7 @@ def test_a_plot_has_its_size_and_a_box(tmp_path):
 def test_a_plot_is_described():
     plt = pytest.importorskip("matplotlib.pyplot")
     figure, (left, right) = plt.subplots(1, 2)
-    left.plot([1, 2], [3, 5.5], label="fused")
+    left.plot([1, 2, 3], [3, 5.5, float("nan")], label="fused")  # a line that ends early
     left.axhline(1)  # of which the legend says nothing
     left.set(title='Time of\na "step"', xlabel="rows", ylabel="ms")
     right.barh(["x", "y"], [3, 4])
