@@ -45,6 +45,8 @@ def judge(rule: dict, cases: Cases) -> dict[str, list[Place]]:
         here = "cpu" if place[0].startswith("cpu") else "gpu"
         if rule.get("on", here) != here or (rule.get("idle") and "busy" in place[0]):
             continue
+        if place[4] > rule.get("up_to", place[4]):
+            continue
         if (rule["faster"], metric) in rows and (rule["slower"], metric) in rows:
             fast, slow = rows[rule["faster"], metric], rows[rule["slower"], metric]
             verdict = "overlaps"

@@ -45,6 +45,12 @@ def test_a_rule_of_one_kind_of_device_is_not_asked_on_the_other(recorded):
     assert [len(found) for found in which_page.judge(RULE | {"on": "cpu"}, cases).values()] == [0, 0, 1]
 
 
+def test_a_rule_of_short_prompts_is_not_asked_of_longer_ones(recorded):
+    cases = which_page.measured_cases(recorded(("a", [3], {"context": 32}), ("b", [1], {"context": 32})))
+    assert [len(found) for found in which_page.judge(RULE | {"up_to": 32}, cases).values()] == [0, 0, 1]
+    assert [len(found) for found in which_page.judge(RULE | {"up_to": 31}, cases).values()] == [0, 0, 0]
+
+
 def test_the_later_run_counts_and_a_busy_machine_is_another(recorded):
     recorded(("a", [9], {}), ("b", [1], {}), name="z_old", date="2025-01-01")
     recorded(("a", [9], {}), ("b", [1], {}), name="busy", settings={"busy_cores": 1})
