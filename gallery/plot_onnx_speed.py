@@ -184,7 +184,7 @@ ax.set(title=f"Time of a step, {source}", xlabel="positions in the cache")
 slopes = (times.iloc[-1] - times.iloc[0]) / (lengths[-1] - lengths[0])
 assert FAST or slopes["fused graph"] < slopes["numpy feeds"]
 for name, slope in slopes[list(steps)].items():
-    print(f"{name}: {1e5 * slope:+.0f} µs for each 100 positions")
+    print(f"{name}: {1e5 * slope:+.0f} µs for each 100 positions, on average")
 times.round(3)
 
 # %%

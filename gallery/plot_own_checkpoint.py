@@ -239,7 +239,7 @@ print(python(*chat, cwd=folder, input="def gcd(a, b):\n"))
 # one by one. :doc:`/which` compares these and other ways at full size. In this run:
 
 faster = table["tokens/s"]["int4"] / table["tokens/s"][whole]
-print(f"int4: {faster:.1f} x {whole}'s speed, perplexity {lost['int4']:+.1f} %")
+print(f"int4: {faster:.2f} x {whole}'s speed, perplexity {lost['int4']:+.1f} %")
 
 # %%
 # Measured on

@@ -37,7 +37,7 @@ def test_export_says_what_it_does_and_what_it_made(tmp_path, capsys):
     assert "export (dynamo) and check ..." in said.err
     assert "\r" not in said.err  # frames are for terminals
     assert said.out.startswith(f"{tmp_path / 'out'}: ")
-    assert "MB, a traced graph, " in said.out
+    assert "MB, a traced graph; " in said.out
     assert "of the model's" in said.out
 
 

@@ -51,7 +51,8 @@ def export(options: argparse.Namespace) -> None:
     what = f"export ({options.exporter}){f', quantize to {options.bits} bits' if options.bits else ''} and check"
     with working(what, announced=True):
         report = save_folder(loaded, options.folder, exporter=options.exporter, bits=options.bits)
-    print(f"{options.folder}: {report.bytes / 1e6:.1f} MB, a {report.graph} graph, {report.checked}")
+    proof = f"{'before rounding, ' if options.bits else ''}{report.checked}"
+    print(f"{options.folder}: {report.bytes / 1e6:.1f} MB, a {report.graph} graph; {proof}")
 
 
 def chat(options: argparse.Namespace) -> None:

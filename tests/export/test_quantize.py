@@ -17,11 +17,28 @@ def bundled_fused(bundled_graphs):
     return bundled_graphs["fused"].path
 
 
-def _run(path, x):
+def _saved(path, nodes, **weights):
+    """A graph from ``x`` to ``logits``, both ``[rows, 64]``."""
+    shape = onnx.TensorProto.FLOAT, ["rows", 64]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "products",
+        [onnx.helper.make_tensor_value_info("x", *shape)],
+        [onnx.helper.make_tensor_value_info("logits", *shape)],
+        [onnx.numpy_helper.from_array(weight, name) for name, weight in weights.items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+def _assert_same_logits(source, target, within=0.02):
     import onnxruntime
 
-    (logits,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})
-    return logits
+    x = np.random.default_rng(1).standard_normal((3, 64), dtype=np.float32)
+    sessions = [onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (source, target)]
+    before, after = (session.run(None, {"x": x})[0] for session in sessions)
+    assert np.abs(after - before).max() < within * np.abs(before).max()
 
 
 def weights_size(path):
@@ -132,6 +149,7 @@ def test_the_head_can_keep_its_type(bundled_fused, tmp_path):
         ("MatMul", {}, True),
         ("Gemm", {}, True),
         ("Gemm", {"transB": 1}, True),
+        ("Gemm", {"transB": 2}, True),
         ("Gemm", {"alpha": 0.5}, False),
         ("FusedMatMul", {}, True),
         ("FusedMatMul", {"transB": 1}, True),
@@ -140,29 +158,55 @@ def test_the_head_can_keep_its_type(bundled_fused, tmp_path):
 )
 def test_products_of_each_operator(tmp_path, operator, attributes, quantized):
     generator = np.random.default_rng(0)
-    weight = generator.standard_normal((64, 32)[:: -1 if attributes.get("transB") else 1], dtype=np.float32)
-    node = onnx.helper.make_node(
-        operator, ["x", "w"], ["logits"], domain="com.microsoft" if operator == "FusedMatMul" else "", **attributes
-    )
-    float32 = onnx.TensorProto.FLOAT
-    graph = onnx.helper.make_graph(
-        [node],
-        "product",
-        [onnx.helper.make_tensor_value_info("x", float32, ["rows", 64])],
-        [onnx.helper.make_tensor_value_info("logits", float32, ["rows", 32])],
-        [onnx.numpy_helper.from_array(weight, "w")],
-    )
-    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
-    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), source)
+    weight = generator.standard_normal((64, 64), dtype=np.float32)
+    domain = "com.microsoft" if operator == "FusedMatMul" else ""
+    node = onnx.helper.make_node(operator, ["x", "w"], ["logits"], domain=domain, **attributes)
+    source, target = _saved(tmp_path / "source.onnx", [node], w=weight), tmp_path / "target.onnx"
     if not quantized:
         with pytest.raises(ValueError, match="no matrix product with constant weights"):
             quantize_onnx(source, target)
         return
     assert quantize_onnx(source, target, embedding=False).products == 1
-    x = generator.standard_normal((3, 64), dtype=np.float32)
-    before, after = (_run(path, x) for path in (source, target))
-    assert np.abs(after - before).max() < 0.02 * np.abs(before).max()
+    _assert_same_logits(source, target)
+
+
+def test_two_matrices_of_which_one_bears_the_others_name_stay_two(tmp_path):
+    generator = np.random.default_rng(0)
+    one, other = generator.standard_normal((2, 64, 64), dtype=np.float32)
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "logits.weight"], ["h"]),
+        onnx.helper.make_node("Gemm", ["h", "w"], ["logits"], transB=1),
+    ]
+    source = _saved(tmp_path / "source.onnx", nodes, **{"logits.weight": one, "w": other})
+    quantize_onnx(source, tmp_path / "target.onnx", embedding=False)
+    _assert_same_logits(source, tmp_path / "target.onnx", within=0.05)
+
+
+def test_one_matrix_is_rounded_once_for_each_way_of_reading_it(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((64, 64), dtype=np.float32)
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["a"]),
+        onnx.helper.make_node("MatMul", ["a", "w"], ["b"]),
+        onnx.helper.make_node("Gemm", ["b", "w"], ["logits"], transB=1),
+    ]
+    source = _saved(tmp_path / "source.onnx", nodes, w=weight)
+    target = quantize_onnx(source, tmp_path / "target.onnx", embedding=False)
+    names = [tensor.name for tensor in onnx.load(target, load_external_data=False).graph.initializer]
+    assert target.products == 3
+    assert len([name for name in names if name.endswith(".quantized")]) == 2
+    _assert_same_logits(source, target, within=0.05)
+
+
+@pytest.mark.parametrize("inputs", [["product", "bias"], ["bias", "product"]])
+def test_the_head_is_found_past_its_bias(tmp_path, inputs):
+    one, other = np.random.default_rng(0).standard_normal((2, 64, 64), dtype=np.float32)
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "a"], ["h"]),
+        onnx.helper.make_node("MatMul", ["h", "w"], ["product"]),
+        onnx.helper.make_node("Add", inputs, ["logits"]),
+    ]
+    source = _saved(tmp_path / "source.onnx", nodes, a=one, w=other, bias=one[0])
+    assert quantize_onnx(source, tmp_path / "target.onnx", head=False).products == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -6,6 +6,8 @@ import itertools
 import os
 import signal
 import sys
+import threading
+import time
 
 import numpy as np
 import onnx_ir as ir
@@ -154,6 +156,44 @@ def test_what_a_check_refuses_is_not_written(path):
     with pytest.raises(ValueError, match="no"):
         save_graph(model(3), path, refuse)
     assert sorted(os.listdir(path.parent)) == listing
+
+
+def test_a_refused_graph_waits_for_no_checksum(path, monkeypatch):
+    begun = threading.Event()
+
+    def endless(files, given_up):
+        begun.set()
+        while not given_up():
+            time.sleep(0.01)
+
+    def refuse(staged):
+        begun.wait()
+        raise ValueError("no")
+
+    monkeypatch.setattr(save, "checksum", endless)
+    with pytest.raises(ValueError, match="no"):
+        save_graph(model(3), path, refuse)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("checksum")]
+
+
+def test_a_checksum_that_fails_is_an_error_of_the_file(path, monkeypatch):
+    def fail(files, given_up):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(save, "checksum", fail)
+    listing = sorted(os.listdir(path.parent))
+    with pytest.raises(OSError, match="Input/output error.*model.onnx"):
+        save_graph(model(3), path)
+    assert sorted(os.listdir(path.parent)) == listing
+
+
+def test_where_no_thread_can_be_had_a_graph_is_written_all_the_same(path, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    save_graph(model(3), path)
+    assert read(path) == 3
 
 
 def test_two_writers_at_once_leave_the_pair_of_one(tmp_path, monkeypatch):

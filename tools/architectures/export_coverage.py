@@ -116,7 +116,7 @@ def quantized(source: Path, ids, options: dict) -> str:
     target = decodeloop.quantize_onnx(source, source.with_name("int4.onnx"), bits=4, block_size=16)
     decodeloop.OnnxDecoder(target, device="cpu", spinning=False).generate(ids, **options)
     values = onnx_ir.load(target).graph.initializers
-    products = {"MatMul", "Gemm", "Einsum", "Conv"}
+    products = {"MatMul", "FusedMatMul", "Gemm", "Einsum", "Conv"}
     part = [name for name in target.left if any(node.op_type in products for node, _ in values[name].uses())]
     return "in part" if part else "quantized"
 

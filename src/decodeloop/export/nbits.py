@@ -39,23 +39,24 @@ class Blocks:
         self.bits, self.block_size, self.accuracy_level = bits, block_size, accuracy_level
         config = library.DefaultWeightOnlyQuantConfig(block_size=block_size, is_symmetric=symmetric, bits=bits)
         self._quantizer = library.DefaultWeightOnlyQuantizer(config)
+        self._stored: dict[tuple[ir.Value, bool], list[ir.Value]] = {}
 
-    def store(self, graph: ir.Graph, name: str, weight: np.ndarray) -> list[ir.Value]:
+    def store(self, graph: ir.Graph, read: tuple[ir.Value, bool], name: str, weight: np.ndarray) -> list[ir.Value]:
         """The initializers of a matrix ``[K, N]``: numbers ``[N, blocks, bytes]``, scales ``[N, blocks]``, zero points.
 
-        Those that the graph has by that name are taken as they are.
+        Rounded once, however many products ``read`` it: a value of the graph, and whether it is transposed.
         """
-        names = [f"{name}.{part}" for part in ("quantized", "scales", "zero_points")]
-        if names[0] not in graph.initializers:
+        if read not in self._stored:
             like = weight.dtype
+            while f"{name}.quantized" in graph.initializers:
+                name += "_"
             packed, scales, zero_points = self._quantizer.qbits_block_quant(
                 np.ascontiguousarray(weight if like in (np.float32, np.float16) else weight.astype(np.float32))
             )
-            arrays = [packed, scales.astype(like).reshape(packed.shape[:2])]
-            arrays += [] if self._quantizer.config.is_symmetric else [zero_points]
-            for part, array in zip(names, arrays, strict=False):
-                initializer(graph, part, array)
-        return [graph.initializers[part] for part in names if part in graph.initializers]
+            arrays = {"quantized": packed, "scales": scales.astype(like).reshape(packed.shape[:2])}
+            arrays |= {} if self._quantizer.config.is_symmetric else {"zero_points": zero_points}
+            self._stored[read] = [initializer(graph, f"{name}.{part}", array) for part, array in arrays.items()]
+        return self._stored[read]
 
     def multiply(self, graph: ir.Graph, node: ir.Node, shape: tuple[int, ...], stored: list[ir.Value]) -> None:
         """Let a stored matrix of ``shape`` ``[K, N]`` take the place of a node's constant one."""
@@ -75,9 +76,11 @@ def quantize_product(graph: ir.Graph, node: ir.Node, blocks: Blocks) -> None:
     weight, matrix = constant_matrix(node), node.inputs[1]
     assert matrix is not None  # such a product was picked
     assert weight is not None
-    alone = matrix.producer() is None and node.op_type == "MatMul"
+    transposes = _transposes(node)
+    alone = matrix.producer() is None and not transposes
     name = matrix.name if alone else f"{node.outputs[0].name}.weight"
-    blocks.multiply(graph, node, weight.shape, blocks.store(graph, str(name), weight))
+    stored = blocks.store(graph, (matrix, transposes), str(name), weight)
+    blocks.multiply(graph, node, weight.shape, stored)
 
 
 def quantize_table(graph: ir.Graph, heads: list[ir.Node], accuracy_level: int) -> list[ir.Node]:
@@ -102,7 +105,7 @@ def quantize_table(graph: ir.Graph, heads: list[ir.Node], accuracy_level: int) -
     if any(node not in known for node, _ in table.uses()):  # what reads it as it is would need it in the file as well
         return []
     blocks = Blocks(TABLE_BITS, size, True, accuracy_level)
-    stored = blocks.store(graph, str(table.name), weight.T)
+    stored = blocks.store(graph, (table, True), str(table.name), weight.T)
     for node in sharing:
         blocks.multiply(graph, node, weight.shape[::-1], stored)
     # The numbers as the product takes them have three dimensions, [vocabulary, blocks, block], and so must the scales.
@@ -145,7 +148,7 @@ def constant_matrix(node: ir.Node) -> np.ndarray | None:
 def _transposes(node: ir.Node) -> bool:
     """Whether a product transposes its matrix itself."""
     attribute = node.attributes.get("transB")
-    return attribute is not None and attribute.as_int() == 1
+    return attribute is not None and bool(attribute.value)
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:

@@ -161,8 +161,9 @@ def _head(model: ir.Model) -> list[ir.Node]:
     """The last product before the logits."""
     logits = _logits(model)
     node = None if logits is None else logits.producer()
-    while node is not None and node.op_type not in PRODUCTS:
-        node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    while node is not None and node.op_type not in PRODUCTS:  # past a bias, a scale, a cap, on either side
+        makers = [value.producer() for value in node.inputs if value is not None]
+        node = next((maker for maker in makers if maker is not None and maker.op_type != "Constant"), None)
     return [] if node is None else [node]
 
 

@@ -17,9 +17,10 @@ import os
 import re
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -76,28 +77,51 @@ def save_graph(graph: onnx_ir.Model, path: Path, prove: Callable[[Path], Any] = 
         If a file cannot be written. What was there before is as it was, and nothing else is left.
     """
     try:
-        with scratch_folder(path.parent) as scratch, ThreadPoolExecutor(1) as beside:
+        with scratch_folder(path.parent) as scratch:
             (scratch / WEIGHTS).touch()
             doing("writing")
             onnx_ir.save(graph, scratch / GRAPH, external_data=WEIGHTS)
             doing("checking")
-            value = beside.submit(_settled, scratch / WEIGHTS)
-            proved = prove(scratch / GRAPH)
-            doing("writing")
-            return _commit(scratch, path, value.result()), proved
+            with _checksum_beside(scratch / WEIGHTS) as value:
+                proved = prove(scratch / GRAPH)
+                doing("writing")
+                return _commit(scratch, path, value()), proved
     except OSError as error:
         number = error.errno or errno.ENOSPC  # numpy has none for a full disk, only "1000 requested and 10 written"
         raise OSError(number, error.strerror or f"{os.strerror(number)}: {error}", str(path)) from error
 
 
-def _settled(weights: Path) -> int:
-    """The checksum of weights, once they are on the disk. It takes a second for 2 GB, which a proof takes anyway."""
-    _sync(weights)
-    return checksum([weights])
+@contextlib.contextmanager
+def _checksum_beside(weights: Path) -> Iterator[Callable[[], int]]:
+    """The checksum of weights, taken in a thread while the graph is proved: a second for 2 GB.
+
+    Whatever ends the block ends the thread, within a megabyte.
+    """
+    taken: Future[int] = Future()
+    ended = threading.Event()
+
+    def take() -> None:
+        try:
+            taken.set_result(checksum([weights], ended.is_set))
+        except BaseException as error:  # raised where the checksum is asked for
+            taken.set_exception(error)
+
+    thread = threading.Thread(target=take, name=f"checksum of {weights}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is ending, or the system has no thread left
+        take()
+    try:
+        yield taken.result
+    finally:
+        ended.set()
+        if thread.is_alive():
+            thread.join()
 
 
 def _commit(scratch: Path, path: Path, value: int) -> Path:
     folder, weights = path.parent, scratch / WEIGHTS
+    _sync(weights)
     graph = _staged(scratch / GRAPH)
     placed: set[str] = set()
     with locked(folder):

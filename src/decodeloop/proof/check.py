@@ -62,7 +62,7 @@ class Checked:
     def __str__(self) -> str:
         if not self.compared:
             return f"not checked: {self.note}"
-        text = f"{self.positions} positions within {self.worst:.1e} of the model's, {self.seconds:.1f} s"
+        text = f"{self.positions} positions within {self.worst:.1e} of the model's, checked in {self.seconds:.1f} s"
         return f"{text}; {self.note}" if self.note else text
 
 
