@@ -5,6 +5,7 @@ import errno
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -194,6 +195,32 @@ def test_where_no_thread_can_be_had_a_graph_is_written_all_the_same(path, monkey
     monkeypatch.setattr(threading.Thread, "start", refuse)
     save_graph(model(3), path)
     assert read(path) == 3
+
+
+def test_a_thread_that_outlives_the_main_one_still_writes(tmp_path):
+    said = subprocess.run([sys.executable, "-c", LATE, tmp_path / "model.onnx"], capture_output=True, text=True)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert (tmp_path / "model.onnx").exists()
+
+
+LATE = """
+import sys, threading
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from decodeloop.export.save import save_graph
+
+w = ir.Value(name="w", const_value=ir.tensor(np.ones((64, 64), np.float32), name="w"))
+graph = ir.Graph([], [], nodes=[], initializers=[w], opset_imports={"": 20})
+
+def late():
+    threading.main_thread().join()
+    save_graph(ir.Model(graph, ir_version=10), Path(sys.argv[1]))
+
+threading.Thread(target=late).start()
+"""
 
 
 def test_two_writers_at_once_leave_the_pair_of_one(tmp_path, monkeypatch):
