@@ -120,7 +120,7 @@ def the_cache_of_the_whole_model_is_refused():
 def heads_that_do_not_divide_are_refused():
     part = spread(build("llama", num_key_value_heads=1), tp_size=2)
     said = refusal(generate, part, prompt_ids(1, 5).to(DEVICE))
-    assert "has 1 and 4 heads, and is spread over 2 ranks: expected a number of ranks that divides each" in said
+    assert "has 1 and 4 heads, and is spread over 2 ranks: expected a number of ranks that divides them" in said
 
 
 @case

@@ -67,7 +67,7 @@ def _watched(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[int, int
         ranks = max(p.device_mesh.size() for p in model.parameters() if hasattr(p, "device_mesh"))
         raise ValueError(
             f"{type(model).__name__} has {' and '.join(map(str, sorted(heads)))} heads, and is spread over {ranks} "
-            f"ranks: expected a number of ranks that divides each ({str(error).splitlines()[0]})."
+            f"ranks: expected a number of ranks that divides them ({str(error).splitlines()[0]})."
         ) from error
     keys = [getattr(layer, "keys", None) for layer in cache.layers]
     found = {(each.shape[1], each.shape[3]) for each in keys if each is not None}
