@@ -82,41 +82,33 @@ def save_graph(graph: onnx_ir.Model, path: Path, prove: Callable[[Path], Any] = 
             doing("writing")
             onnx_ir.save(graph, scratch / GRAPH, external_data=WEIGHTS)
             doing("checking")
-            with _checksum_beside(scratch / WEIGHTS) as value:
-                proved = prove(scratch / GRAPH)
-                doing("writing")
-                return _commit(scratch, path, value()), proved
+            value = _checksum_beside(scratch / WEIGHTS)
+            proved = prove(scratch / GRAPH)
+            doing("writing")
+            return _commit(scratch, path, value()), proved
     except OSError as error:
         number = error.errno or errno.ENOSPC  # numpy has none for a full disk, only "1000 requested and 10 written"
         raise OSError(number, error.strerror or f"{os.strerror(number)}: {error}", str(path)) from error
 
 
-@contextlib.contextmanager
-def _checksum_beside(weights: Path) -> Iterator[Callable[[], int]]:
-    """The checksum of weights, taken in a thread while the graph is proved: a second for 2 GB.
+def _checksum_beside(weights: Path) -> Callable[[], int]:
+    """Begin to take the checksum of weights, a second for 2 GB, while their graph is proved; the result gives it.
 
-    Whatever ends the block ends the thread, within a megabyte.
+    Nobody waits for the checksum of a graph that is refused.
     """
     taken: Future[int] = Future()
-    ended = threading.Event()
 
     def take() -> None:
         try:
-            taken.set_result(checksum([weights], ended.is_set))
+            taken.set_result(checksum([weights]))
         except BaseException as error:  # raised where the checksum is asked for
             taken.set_exception(error)
 
-    thread = threading.Thread(target=take, name=f"checksum of {weights}", daemon=True)
     try:
-        thread.start()
+        threading.Thread(target=take, daemon=True).start()
     except RuntimeError:  # the interpreter is ending, or the system has no thread left
         take()
-    try:
-        yield taken.result
-    finally:
-        ended.set()
-        if thread.is_alive():
-            thread.join()
+    return taken.result
 
 
 def _commit(scratch: Path, path: Path, value: int) -> Path:
