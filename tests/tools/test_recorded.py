@@ -318,6 +318,14 @@ def test_recording_without_a_gpu_says_so(monkeypatch, capsys):
     assert "no such page: plot_nothing. Pages: plot_batch, " in capsys.readouterr().err
 
 
+def test_a_busy_machine_is_not_recorded(monkeypatch, capsys):
+    monkeypatch.setattr(build, "find_device", lambda: "cpu")
+    monkeypatch.setattr(record, "taken_cores", lambda: 1.02)
+    with pytest.raises(SystemExit):
+        record.main(["--cpu"])
+    assert "other programs keep 1.0 of this machine's cores busy" in capsys.readouterr().err
+
+
 def test_an_earlier_runs_pictures_are_not_recorded(project, monkeypatch, capsys):
     """A page that draws fewer pictures than when it was run before: the old ones go before it runs again."""
     folder = project / "build"

@@ -16,6 +16,14 @@ import build
 from recorded import COST, LARGEST, RECORDS, ROOT, RecordError, add_page, check_run, page_files, page_names, slug
 
 
+def taken_cores(seconds: float = 1.0) -> float:
+    """How many cores other programs keep busy; 0 where the system does not tell."""
+    from decodeloop.engines.onnx_session import idle_cores
+
+    idle = idle_cores(seconds)
+    return 0.0 if idle is None else (os.cpu_count() or 1) - idle
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nox -s record --", description=__doc__)
     parser.add_argument("pages", nargs="*", metavar="PAGE", help="such as plot_generate; all of them if none is named")
@@ -29,6 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("no GPU here (torch sees none), and a record is of a GPU's run. --cpu records this CPU's.")
     if device != "cpu" and options.cpu:
         parser.error(f"--cpu is for a machine without a GPU, and here is a {device}: CUDA_VISIBLE_DEVICES= hides it.")
+    if device == "cpu" and (taken := taken_cores()) > 0.5:
+        parser.error(
+            f"other programs keep {taken:.1f} of this machine's cores busy, so loops take fewer threads and every time "
+            "is another: record where nothing else runs, and start nothing until it is done."
+        )
 
     folder = build.build_folder(False, device)
     build.prepare(folder, now := build.fingerprint(device))
