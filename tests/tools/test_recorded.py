@@ -280,6 +280,19 @@ def test_a_page_that_is_not_recorded_is_rendered_as_it_stands(project):
         build.lay_out_record("x", strict=True, root=project)
 
 
+def test_of_several_gpus_only_the_pages_that_take_them_are_asked_for(project):
+    shutil.rmtree(project / RECORD / "plot_a")
+    for manifest in (project / RECORD).glob("*/record.json"):
+        facts = json.loads(manifest.read_text())
+        facts["facts"]["gpus"] = 2
+        manifest.write_text(json.dumps(facts))
+    _, lines = build.lay_out_record("x", strict=True, root=project)
+    assert lines == ["plot_a: Not recorded on x: what this page prints and draws is not shown."]
+    write_package(project, "2")
+    with pytest.raises(recorded.RecordError, match="is not of what is here now:\nplot_a_b: Recorded at commit abc"):
+        build.lay_out_record("x", strict=True, root=project)
+
+
 def test_a_page_that_failed_or_ran_elsewhere_is_not_recorded(project):
     folder = project / "run"
     assert recorded.check_run("plot_a", folder)["device"] == "NVIDIA X"
