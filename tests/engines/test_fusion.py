@@ -4,11 +4,12 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers import SMALL, prompt_ids
+from helpers import SMALL, left_padded, prompt_ids
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import decodeloop
 from decodeloop.engines.kernels import merged_linear
+from decodeloop.engines.kernels.decode_attention import NAME
 from decodeloop.engines.kernels.fusion import Fusion
 
 LAYERS = 2
@@ -30,7 +31,7 @@ def tiny(kind, dtype):
     sizes = SMALL | {"num_hidden_layers": LAYERS, "num_key_value_heads": 2, "head_dim": 8}
     if kind == "mistral":
         sizes |= {"sliding_window": None}
-    if kind in ("phi", "gpt_neox"):
+    if kind in ("phi", "gpt_neox", "opt"):
         sizes = SMALL | {"num_hidden_layers": LAYERS}
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes), dtype=dtype).eval()
 
@@ -44,12 +45,23 @@ def compiler():
         pytest.skip(f"torch.compile cannot be used here: {str(error).strip().splitlines()[0]}")
 
 
+def attention(node) -> tuple[str, ...] | None:
+    """What an attention does itself: writing into the cache, then rotation, then norms."""
+    if "decodeloop.decode_attention" in str(node.target):
+        return ()
+    if node.target is not torch.ops.higher_order.auto_functionalized:
+        return None
+    does = {"rotates": node.kwargs["cos"], "normalises": node.kwargs["query_norm"]}
+    return ("writes", *(name for name, what in does.items() if what is not None))
+
+
 class Counting(Fusion):
     """Keeps what the graph holds after the pass."""
 
     def __call__(self, graph):
         super().__call__(graph)
         self.calls = [node for node in graph.nodes if node.op == "call_function"]
+        self.attentions = [does for node in self.calls if (does := attention(node)) is not None]
 
     def count(self) -> tuple[int, int, int]:
         named = Counter(str(node.target).split(".")[1] for node in self.calls if "decodeloop" in str(node.target))
@@ -84,6 +96,51 @@ def test_a_compiled_step_joins_what_stands_around_its_products(kind, dtype, monk
         assert torch.equal(got, expected)
     else:
         assert decodeloop.verify(model, decoder, ids, max_new_tokens=8).agrees
+
+
+#: What the attention of a compiled step does beside.
+ATTENDS = {
+    "llama": ("writes", "rotates"),
+    "mistral": ("writes", "rotates"),  # within a window
+    "phi": ("writes", "rotates"),  # the first columns
+    "gpt_neox": ("writes", "rotates"),
+    "gemma2": ("writes", "rotates"),  # with a cap
+    "qwen3": ("writes", "rotates", "normalises"),  # before columns are heads
+    "gemma3_text": ("writes", "rotates", "normalises"),  # after, by one more than its weights; two rotations
+    "olmo2": ("writes",),  # normalises all heads together, and rotates wider numbers, if there are any
+    "cohere": ("writes",),  # rotates neighbours
+    "opt": ("writes",),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [[6], [6, 3, 5]])
+@pytest.mark.parametrize("kind", ATTENDS)
+def test_attention_joins_what_stands_before_it(kind, lengths, dtype, monkeypatch):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = tiny(kind, dtype)
+    if kind == "mistral":
+        model.config.sliding_window = 5
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if "norm" in name:  # which are ones, or zeros, in a new model
+                weights += 0.3 * torch.randn_like(weights)
+    fusion = Counting(dtype)
+
+    def compiled(model):
+        fast = merged_linear.with_merged_linears(model)
+        fast.set_attn_implementation(NAME)
+        return lambda: torch.compile(fast.forward, dynamic=False, options={"post_grad_custom_pre_pass": fusion})
+
+    monkeypatch.setattr("decodeloop.engines.torch_static.compiled", compiled)
+    ids, mask = left_padded(lengths)
+    decoder = decodeloop.TorchDecoder(model, compile=True)
+    report = decodeloop.verify(model, decoder, ids, attention_mask=mask, max_new_tokens=8)
+    assert report.agrees, report
+    wide = ("rotates",) if kind == "olmo2" and dtype == torch.float32 else ()
+    assert fusion.attentions == [ATTENDS[kind] + wide] * LAYERS
+    assert not torch._dynamo.utils.counters["inductor"]["possibly_missed_reinplacing_bytes"]  # no cache is copied
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -214,6 +214,47 @@ def test_one_query_attends_with_caps_and_sinks_within_a_window(
     torch.testing.assert_close(got.double(), exact.transpose(1, 2), atol=2e-2, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("norms", "plus_one"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(("windowed", "softcap", "sinks"), [(False, None, False), (True, 5.0, True)])
+@pytest.mark.parametrize(
+    ("rows", "heads", "key_heads", "capacity", "size", "rotary"),
+    [(1, 4, 4, 64, 64, 64), (3, 8, 2, 320, 48, 24), (40, 16, 4, 1000, 128, 128), (1, 2, 1, 70, 256, 0)],
+)
+def test_attention_normalises_rotates_and_appends(
+    rows, heads, key_heads, capacity, size, rotary, windowed, softcap, sinks, norms, plus_one, dtype
+):
+    from decodeloop.engines.kernels.decode_attention import append_and_attend
+
+    def random(*shape):
+        return torch.randn(*shape, device="cuda", dtype=dtype)
+
+    product = random(rows, 1, (heads + 2 * key_heads) * size)
+    parts = product.split([heads * size, key_heads * size, key_heads * size], dim=-1)
+    parts = [part.view(rows, 1, -1, size).transpose(1, 2) for part in parts]  # as merged layers leave them
+    angles = 6 * torch.rand(rows, 1, 1, rotary // 2, device="cuda").repeat(1, 1, 1, 2)
+    turns = (angles.cos().to(dtype), angles.sin().to(dtype)) if rotary else (None, None)
+    scales = (random(size), random(size)) if norms else (None, None)
+    sink = random(heads) if sinks else None
+    for now in (0, capacity // 2, capacity - 1):
+        mask = torch.zeros(rows, 1, 1, capacity, device="cuda", dtype=dtype)
+        mask[..., now + 1 :] = torch.finfo(dtype).min
+        if windowed:
+            mask[..., : max(now - 20, 0)] = torch.finfo(dtype).min
+        cache = random(2, rows, key_heads, capacity, size)
+        cache[:, :, :, now:] = float("nan")  # what nobody wrote is hidden, and the token's place is written
+        cache[:, :, :, now + 1 :] = 0
+        place = torch.tensor([now], device="cuda")
+        arguments = place, *turns, *scales, 1e-6, plus_one, mask, size**-0.5, softcap, sink, windowed
+        results = []
+        for here in (lambda x: x.clone(), lambda x: x.cpu()):
+            keys, values = map(here, cache)
+            given = (here(x) if isinstance(x, torch.Tensor) else x for x in arguments)
+            results.append((append_and_attend(*map(here, parts), keys, values, *given), keys, values))
+        for got, exact in zip(*results, strict=True):
+            torch.testing.assert_close(got.cpu(), exact, atol=4e-2, rtol=4e-2)
+
+
 @pytest.mark.parametrize("lengths", [[30], [30, 4, 11]])
 def test_a_compiled_step_of_grouped_heads_writes_the_same(llama, lengths):
     model = copy.deepcopy(llama).to("cuda")

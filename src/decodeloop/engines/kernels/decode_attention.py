@@ -1,11 +1,8 @@
 """Attention of one query per row over a cache of fixed capacity: what a decode step needs, and no more.
 
-Libraries tune attention for many queries. With one, it takes as long as reading the keys and values does, if enough
-programs read at once: so the positions are cut into pieces, one program takes a piece for one head, and a second
-kernel adds the pieces up. Query heads that share keys and values read the same ones, which are not repeated in memory.
-
-Source: `Flash-Decoding for long-context inference <https://pytorch.org/blog/flash-decoding/>`_, written in `Triton
-<https://triton-lang.org>`_.
+A function for transformers' attention interface, so no architecture is known to it, and two operators of PyTorch, which
+stay whole when a step is compiled. On a GPU they are the kernels of :mod:`decodeloop.engines.kernels.attend`; on a CPU,
+where nothing uses them but tests, they are what they mean.
 """
 
 from __future__ import annotations
@@ -14,18 +11,13 @@ import sys
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from decodeloop.engines.kernels.overlap import launch
+from decodeloop.engines.kernels.products import rms_norm
 
 NAME = "decodeloop"  # among transformers' attention functions
-BLOCK = 128  # positions that a program loads at once, of heads of up to 64 numbers
-LOADED = 8192  # numbers of keys that it loads at once, at most: they stay in registers
-BUSY = 512  # programs that keep a GPU's memory busy: heads are cut into pieces until there are so many
 OTHERS = ("position_bias", "cache")  # what only other functions know
 
 
@@ -41,7 +33,7 @@ def attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention function: by the kernels below for one query per row, else PyTorch's or the model's own.
+    """transformers' attention function: by the operator below for one query per row, else PyTorch's or the model's own.
 
     ``query`` is ``[batch, heads, new, head size]``, ``key`` and ``value`` ``[batch, key heads, capacity, head size]``,
     the mask ``[batch, 1, new, capacity]`` is added to the scores; the result is ``[batch, new, heads, head size]``.
@@ -65,7 +57,7 @@ def attention(
     return decode_attention(query, key, value, attention_mask, scale, softcap, s_aux, windowed), None
 
 
-@torch.library.custom_op("decodeloop::decode_attention", mutates_args=(), device_types="cuda")
+@torch.library.custom_op("decodeloop::decode_attention", mutates_args=())
 def decode_attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -76,56 +68,84 @@ def decode_attention(
     sinks: torch.Tensor | None,
     windowed: bool,
 ) -> torch.Tensor:
-    """The kernels as an operator of PyTorch: the compiler would copy what the first one leaves for the second."""
-    rows, heads, _, size = query.shape
-    capacity, groups = key.shape[2], heads // key.shape[1]
-    width = triton.next_power_of_2(size)
-    block = min(BLOCK, LOADED // width)
-    blocks = triton.cdiv(capacity, block)
-    pieces = min(blocks, triton.cdiv(BUSY, rows * heads))
-    result = query.new_empty(rows, 1, heads, size)
-    m_pieces, l_pieces = query.new_empty(2, rows * heads, pieces, dtype=torch.float32)
-    acc_pieces = query.new_empty(rows * heads, pieces, width, dtype=torch.float32)
-    _attend[(rows * heads, pieces)](
-        query.contiguous(),
-        key.contiguous(),
-        value.contiguous(),
-        mask.contiguous(),
-        mask if sinks is None else sinks,
-        result,
-        m_pieces,
-        l_pieces,
-        acc_pieces,
-        heads,
-        capacity,
-        size,
-        scale,
-        0.0 if softcap is None else softcap,
-        torch.finfo(mask.dtype).min,
-        CAPPED=softcap is not None,
-        SINKS=sinks is not None,
-        SKIPS=windowed,
-        GROUPS=groups,
-        PIECES=pieces,
-        STEPS=triton.cdiv(blocks, pieces),
-        BLOCK=block,
-        WIDTH=width,
-        num_warps=4,
-        **launch(query.device),
-    )
-    if pieces > 1:
-        _join[(rows * heads,)](
-            m_pieces,
-            l_pieces,
-            acc_pieces,
-            result,
-            size,
-            PIECES=pieces,
-            WIDTH=width,
-            num_warps=1,
-            **launch(query.device),
+    """The attention of :func:`attention`; an operator, since the compiler would copy what one kernel leaves another."""
+    if query.is_cuda:
+        from decodeloop.engines.kernels.attend import attend  # Triton comes with PyTorch for GPUs only
+
+        return attend(query, key, value, mask, scale, softcap, sinks, windowed)
+    rows, heads, _, _ = query.shape
+    wide_key, wide_value = (x.float().repeat_interleave(heads // key.shape[1], 1) for x in (key, value))
+    scores = query.float() @ wide_key.transpose(2, 3) * scale
+    scores = (scores if softcap is None else softcap * (scores / softcap).tanh()) + mask.float()
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.float()[None, :, None, None].expand(rows, -1, 1, 1)], dim=-1)
+    result = scores.softmax(-1)[..., : key.shape[2]] @ wide_value
+    return result.to(query.dtype).transpose(1, 2).contiguous()
+
+
+@torch.library.custom_op("decodeloop::append_and_attend", mutates_args=("keys", "values"))
+def append_and_attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    position: torch.Tensor,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    query_norm: torch.Tensor | None,
+    key_norm: torch.Tensor | None,
+    eps: float,
+    plus_one: bool,
+    mask: torch.Tensor,
+    scale: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    windowed: bool,
+) -> torch.Tensor:
+    """The same with what a layer does before: norms of the heads, rotation, and writing into the cache.
+
+    ``query`` ``[batch, heads, 1, head size]``, ``key`` and ``value`` ``[batch, key heads, 1, head size]`` are a
+    product's results; ``keys`` and ``values`` the cache, in which ``position`` ``[1]`` is the token's place. ``cos``
+    and ``sin`` ``[batch or 1, 1, 1, rotated columns]`` and the norms ``[head size]`` are None where a model has none.
+    """
+    if query.is_cuda:
+        from decodeloop.engines.kernels.attend import attend
+
+        return attend(
+            query,
+            keys,
+            values,
+            mask,
+            scale,
+            softcap,
+            sinks,
+            windowed,
+            key=key,
+            value=value,
+            position=position,
+            cos=cos,
+            sin=sin,
+            norms=None if query_norm is None or key_norm is None else (query_norm, key_norm),
+            eps=eps,
+            plus_one=plus_one,
         )
-    return result
+    if query_norm is not None and key_norm is not None:
+        query, key = rms_norm(query, query_norm, eps, plus_one), rms_norm(key, key_norm, eps, plus_one)
+    if cos is not None and sin is not None:
+        query, key = rotated(query, cos, sin), rotated(key, cos, sin)
+    keys.index_copy_(2, position, key)
+    values.index_copy_(2, position, value)
+    return decode_attention(query, keys, values, mask, scale, softcap, sinks, windowed)
+
+
+def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """`Rotary position embedding <https://arxiv.org/abs/2104.09864>`_ of the first columns, as many as ``cos`` has."""
+    size = cos.shape[-1]
+    turns = x if x.shape[-1] == size else x[..., :size]
+    across = torch.cat([-turns[..., size // 2 :], turns[..., : size // 2]], dim=-1)
+    turned = turns * cos + across * sin
+    return turned if x.shape[-1] == size else torch.cat([turned, x[..., size:]], dim=-1)
 
 
 @decode_attention.register_fake
@@ -134,104 +154,10 @@ def _(query: torch.Tensor, *others: Any) -> torch.Tensor:
     return query.new_empty(rows, new, heads, size)
 
 
-@triton.jit
-def _attend(
-    query,
-    key,
-    value,
-    mask,
-    sinks,
-    result,
-    m_pieces,
-    l_pieces,
-    acc_pieces,
-    heads,
-    capacity,
-    size,
-    scale,
-    cap,
-    lowest,
-    CAPPED: tl.constexpr,
-    SINKS: tl.constexpr,
-    SKIPS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    PIECES: tl.constexpr,
-    STEPS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WIDTH: tl.constexpr,
-    OVERLAP: tl.constexpr,
-):
-    """One head's weighted sum of the values of one piece of the positions, as a softmax that is not yet divided.
-
-    With flash attention's names: ``m_i`` is the running maximum of the scores, ``l_i`` the sum of the weights ``p``,
-    ``acc`` that of the weighted values, ``alpha`` what scales the earlier ones to a new maximum.
-    """
-    head, piece = tl.program_id(0), tl.program_id(1)
-    row = head // heads
-    shared = (row * (heads // GROUPS) + (head % heads) // GROUPS).to(tl.int64) * capacity
-    column = tl.arange(0, WIDTH)
-    inside = column < size
-    if OVERLAP:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
-    q = (tl.load(query + head * size + column, mask=inside, other=0.0).to(tl.float32) * scale).to(tl.float32)
-    m_i, l_i, acc = -float("inf"), 0.0, tl.zeros((WIDTH,), tl.float32)
-    if SINKS:  # the first piece has it
-        m_i = tl.where(piece == 0, tl.load(sinks + head % heads).to(tl.float32), m_i)
-        l_i = tl.where(piece == 0, 1.0, l_i)
-    for step in range(STEPS):
-        position = (piece * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
-        there = position < capacity
-        hidden = tl.load(mask + row * capacity + position, mask=there, other=-float("inf")).to(tl.float32)
-        if SKIPS:
-            there = there & (hidden > lowest)
-        at, both = (shared + position)[:, None] * size + column[None, :], there[:, None] & inside[None, :]
-        k = tl.load(key + at, mask=both, other=0.0).to(tl.float32)
-        v = tl.load(value + at, mask=both, other=0.0).to(tl.float32)
-        score = tl.sum(k * q[None, :], axis=1)
-        if CAPPED:
-            score = cap * (2 * tl.sigmoid(2 * score / cap) - 1)  # cap * tanh(score / cap)
-        score += hidden
-        m_ij = tl.maximum(tl.maximum(m_i, tl.max(score, axis=0)), -3e38)  # a piece may lie beyond the end
-        p, alpha = tl.exp(score - m_ij), tl.exp(m_i - m_ij)
-        l_i = l_i * alpha + tl.sum(p, axis=0)
-        acc = acc * alpha + tl.sum(p[:, None] * v, axis=0)
-        m_i = m_ij
-    if PIECES == 1:
-        tl.store(result + head * size + column, (acc / l_i).to(result.dtype.element_ty), mask=inside)
-    else:
-        slot = head * PIECES + piece
-        tl.store(m_pieces + slot, m_i)
-        tl.store(l_pieces + slot, l_i)
-        tl.store(acc_pieces + slot * WIDTH + column, acc)
-
-
-@triton.jit
-def _join(
-    m_pieces,
-    l_pieces,
-    acc_pieces,
-    result,
-    size,
-    PIECES: tl.constexpr,
-    WIDTH: tl.constexpr,
-    OVERLAP: tl.constexpr,
-):
-    """One head's pieces, weighed by their highest scores."""
-    head, column = tl.program_id(0), tl.arange(0, WIDTH)
-    if OVERLAP:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
-    m_i = tl.load(m_pieces + head * PIECES)
-    for piece in range(1, PIECES):
-        m_i = tl.maximum(m_i, tl.load(m_pieces + head * PIECES + piece))
-    l_i, acc = 0.0, tl.zeros((WIDTH,), tl.float32)
-    for piece in range(PIECES):
-        slot = head * PIECES + piece
-        alpha = tl.exp(tl.load(m_pieces + slot) - m_i)
-        l_i += alpha * tl.load(l_pieces + slot)
-        acc += alpha * tl.load(acc_pieces + slot * WIDTH + column)
-    tl.store(result + head * size + column, (acc / l_i).to(result.dtype.element_ty), mask=column < size)
+@append_and_attend.register_fake
+def _(query: torch.Tensor, *others: Any) -> torch.Tensor:
+    rows, heads, new, size = query.shape
+    return query.new_empty(rows, new, heads, size)
 
 
 AttentionInterface.register(NAME, attention)

@@ -19,7 +19,7 @@ import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch._inductor.pattern_matcher import Match, PatternMatcherPass, fwd_only, register_replacement
 
-from decodeloop.engines.kernels import products
+from decodeloop.engines.kernels import attention_fusion, decode_attention, products
 from decodeloop.engines.kernels.products import GATES, gated, matvec, matvec_add, norm_matvec, rms_norm
 
 Pattern = tuple[Callable[..., Any], Callable[..., Any]]  # what is searched, and what replaces it
@@ -35,9 +35,11 @@ class Fusion(CustomGraphPass):
     def __call__(self, graph: torch.fx.Graph) -> None:
         for patterns in _passes(self.dtype):
             patterns.apply(graph)
+        attention_fusion.join(graph, self.dtype)
 
     def uuid(self) -> Any:
-        return get_hash_for_files((__file__, products.__file__), str(self.dtype))
+        files = tuple(module.__file__ for module in (attention_fusion, decode_attention, products))
+        return get_hash_for_files((__file__, *files), str(self.dtype))
 
 
 @functools.cache
