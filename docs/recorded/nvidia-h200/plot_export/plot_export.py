@@ -188,10 +188,10 @@ shapes = shapes.map(lambda sizes: ", ".join(map(str, sizes)), na_action="ignore"
 shapes.fillna("").filter(regex=r"ids|mask|logits|\.0\.", axis=0)
 
 # %%
-# A name is a dynamic size. (*Within* is a share of the logits' length.) In the traced graph the present is a new
-# tensor, longer than the past by the new tokens. In the fused one, both are one buffer of a fixed :term:`capacity`,
-# into which each step writes. It counts positions from the mask, and gives the last token's logits only. A row begins
-# at the left of its buffer: :class:`decodeloop.OnnxDecoder` moves batches that are padded on the left.
+# A name is a dynamic size. (*Within* is a share of the size of the logits.) In the traced graph
+# the present is a new tensor, longer than the past by the new tokens. In the fused one, both are one buffer of a fixed
+# :term:`capacity`, into which each step writes. It counts positions from the mask, and gives the last token's logits
+# only. A row begins at the left of its buffer, where :class:`decodeloop.OnnxDecoder` moves what is padded on the left.
 #
 # What is in the graphs?
 # ======================
@@ -210,7 +210,7 @@ often.plot.barh(title="Operators by kind", xlabel="operators", figsize=(6, 6))
 # shapes that are computed on the way. In the fused graph, each layer's attention is one ``GroupQueryAttention``. This
 # model's attention and feed-forward part read the same input, so their matrix products are merged, too:
 
-products = counts.loc["MatMul"] // layers  # one more gives the logits
+products = counts.loc["MatMul"] // layers  # one more may give the logits
 print("matrix products per layer:", products.to_dict())
 assert products["fused"] < products["dynamo"]
 

@@ -65,8 +65,7 @@ print(string_type(input_ids, with_shape=True, with_min_max=True))
 
 # %%
 # The last line is a summary that we will use throughout. ``T7`` is a torch tensor of 64-bit integers (type number 7 of
-# ONNX), ``s`` its shape, one row with one number per token. In brackets are its smallest value, its largest and its
-# average.
+# ONNX), ``s`` its shape, one row with one number per token. In brackets are its minimum, its maximum and its mean.
 #
 # What the model says
 # ===================
@@ -155,9 +154,10 @@ for name, sizes in (report.inputs | report.outputs).items():
 # ==============================
 #
 # :func:`decodeloop.onnx_generate` is the loop from above with the graph in the model's place. It opens a
-# :term:`session`: ONNX Runtime loads the graph and rewrites it for this machine. We keep it, so that later calls need
-# not open another. Two programs add numbers in different orders, so their logits differ in the last digits.
-# :func:`decodeloop.verify` lets both read the same text and compares what they say at each step.
+# :term:`session`: ONNX Runtime loads the graph and rewrites it for this machine. We keep it for later calls. On a GPU
+# the loop starts a step before it knows that the last token ended the text, so it was last fed one position more. Two
+# programs add numbers in different orders, so their logits differ in the last digits. :func:`decodeloop.verify` lets
+# both read the same text and compares what they say at each step.
 
 onnx_outputs, session, last_feeds = decodeloop.onnx_generate(
     path, input_ids, max_new_tokens=100, return_session=True

@@ -150,7 +150,7 @@ early = decodeloop.cache_to_tensors(early)
 late = [tensor[:, :, :p] for tensor in decodeloop.cache_to_tensors(late)]
 difference = decodeloop.max_diff(early, late)["abs"]
 assert difference < 1e-3
-print(f"largest key {early[0].max():.1f}, largest difference {difference:.1g}")
+print(f"largest key of a layer {early[0].max():.1f}, difference {difference:.1g}")
 
 # %%
 # The time of one step
@@ -233,7 +233,7 @@ if not FAST:
     assert saved > 2
     assert answers > 1.5
 print(f"a step at {lengths[-1]} tokens is {saved:.1f} x as fast with the cache,")
-print(f"an answer of 32 tokens after a prompt of {length} {answers:.1f} x.")
+print(f"an answer of 32 tokens after a prompt of {length}, {answers:.1f} x.")
 for way, longer in (last / first).drop("limit").items():
     print(f"{lengths[-1]} tokens, {way}: {longer:.1f} x a step at {lengths[0]}")
 

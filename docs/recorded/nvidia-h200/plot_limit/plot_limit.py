@@ -87,7 +87,7 @@ print(f"{1e6 * from_python:.1f} µs from Python, {1e6 * start_one:.1f} µs at be
 # ======================
 #
 # This is :func:`decodeloop.generate`, the loop of :ref:`l-plot-generate`. Its cache grows with each token, and Python
-# starts every operator. On a GPU, it does so while the GPU computes, and a step takes the longer of the two times.
+# starts every operator. On a GPU, it does so while the GPU computes: a step takes at least the longer of the two times.
 
 
 class Count(TorchDispatchMode):
@@ -117,7 +117,8 @@ print(f"eager: {step.number} operators, {1e3 * best:.2f} ms expected")
 #
 # A ``StaticCache`` is a buffer with room for the whole text. Each step writes into it, one position further on. The
 # token and its position are in buffers too, and the step chooses the next token by itself. So nothing changes from one
-# step to the next but numbers in memory, and a GPU can replay a recording of it. (A CPU has no rung 3.)
+# step to the next but numbers in memory, and a GPU can replay a recording of it. (A CPU has no rung 3.) Rung 2 alone
+# may be slower than rung 1. It is what rung 3 needs.
 
 
 class FixedLoop:
@@ -230,14 +231,15 @@ table["measured gain"] = -table["next token (ms)"].diff()
 
 ax = timings.plot(dict.fromkeys(names, limit), title=f"Rung by rung\n{source}")
 ax.plot(1e3 / table["expected (ms)"][names], range(len(names)), "D", color="C3")
-table.round(2).T
+(table.round(2) + 0.0).T.astype(object).fillna("")
 
 # %%
 # Which should I use?
 # ===================
 #
 # ``TorchDecoder(model, compile=True)`` for a program that runs much longer than it takes to compile; an ONNX graph for
-# one that is started often, or runs on a CPU. The table says by how much here. Near the limit, only fewer bytes help.
+# one that is started often, or runs on a CPU. The table says by how much here. The nearer to the limit, the more fewer
+# bytes help; far from it, a step spends its time on other things.
 #
 # Measured on
 # ===========

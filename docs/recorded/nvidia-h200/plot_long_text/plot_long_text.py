@@ -5,9 +5,9 @@
 A long text
 ===========
 
-What does a text of many thousand tokens cost? The time to read it grows faster than its length, its cache grows with
-it, and every new token reads all of that cache. This page measures each, reads a prompt in chunks to need less memory
-beside the cache, and looks for a hidden number when part of the cache is thrown away or kept in fewer bits.
+What does a text of many thousand tokens cost? Sooner or later, the time to read it grows faster than its length. Its
+cache grows with it, and every new token reads all of that. This page measures each, reads a prompt in chunks to need
+less memory beside the cache, and looks for a hidden number when part of the cache is thrown away or kept in fewer bits.
 
 .. image:: /drawings/chunks.svg
    :alt: A prompt is read in chunks, and the memory of a pass stays the same. A sliding window's mask hides old tokens.
@@ -226,7 +226,7 @@ for kind, make in makers.items():
     try:
         writing = partial(decodeloop.generate, model, batch.input_ids, **options)
         (_, left), tokens = memory(partial(writing, past_key_values=make()))
-        smaller.loc[kind, "kept (MiB)"] = left
+        smaller.loc[kind, f"kept on {device} (MiB)"] = left
         smaller.loc[kind, "needles found"] = sum(found(tokens))
     except ValueError as error:  # an older version, or logits of NaN
         print(f"{kind}: {str(error).partition(':')[0]}")
@@ -247,4 +247,4 @@ figures = table.loc[long].add_prefix(f"{long} tokens: ")
 figures[f"{long} tokens: next token (ms)"] = after["next token (ms)"][long]
 for kept in recall:
     figures[f"needles found, {kept}"] = int(recall[kept].sum())
-decodeloop.provenance(model=loaded, dtype=dtype, figures=figures)
+decodeloop.provenance(model=loaded, figures=figures)

@@ -16,14 +16,14 @@ caught by an assertion, and says what helps. At its end it shows which error one
 
 - `No seed`_: each rank writes another text.
 - `Heads that do not divide`_: three heads of keys, two ranks.
-- `No plan`_: each rank has the whole model.
+- `No plan`_: an error, or the whole model on each rank.
 - `Layers in two processes`_: other tokens.
 - `A baseline with other threads`_: a gain that is none.
 
 Setup
 =====
 
-Nothing in this cell is the topic; skip it. The traps are the same on a CPU and on GPUs, so here two processes, the
+Nothing in this cell is the topic; skip it. All of these traps can be shown without GPUs, so here two processes, the
 *ranks* (:term:`rank`), share the CPU. ``spread`` hands transformers the weights of a model that is in memory already;
 mostly it reads them from a folder. ``run`` writes functions into a script and starts it on both ranks.
 """
@@ -116,7 +116,7 @@ def odd_heads():
 # How a model is split is written down for each architecture, and for GPT-2 it is not. Some versions of transformers say
 # so; others leave the model whole on each rank, without a word.
 #
-# .. tip:: Count the bytes that a rank has, as here.
+# .. tip:: Where it is no error, count the bytes that a rank has, as here.
 
 
 def no_plan():
@@ -158,9 +158,9 @@ def two_stages():
 # A baseline with other threads
 # =============================
 #
-# ``torchrun`` gives each process one thread unless it is told otherwise, and :func:`decodeloop.run_ranks` divides the
-# cores among the ranks. So a model that is timed whole in one of the ranks has a part of the machine only, and two
-# ranks seem faster than one process, even if they are not.
+# ``torchrun`` gives each process one thread unless it is told otherwise, and so does ``run`` above; by itself,
+# :func:`decodeloop.run_ranks` divides the cores among the ranks. So a model that is timed whole in one of the ranks has
+# a part of the machine only, and two ranks seem faster than one process, even if they are not.
 #
 # .. tip:: Time the baseline in a process of its own, with the threads that it would have.
 

@@ -5,8 +5,8 @@
 Many users
 ==========
 
-A decode step reads all weights of a model, for one user as for many, so whoever answers one user after the other leaves
-most of a GPU unused. This page counts what a batch wastes when its answers differ in length, and shows the two ideas
+A decode step reads all weights of a model, for one user as for many, so whoever answers one user after the other reads
+them anew for each. This page counts what a batch wastes when its answers differ in length, and shows the two ideas
 with which servers avoid that, :term:`continuous batching` and the :term:`paged cache`. Then it measures the engine that
 comes with transformers and has both.
 
@@ -44,7 +44,7 @@ print(f"tokens: {small.name}; times: {large.name}, {large.model.dtype}, {device}
 # ============================
 #
 # A step reads every weight once, and the :term:`KV cache` of each row. So the bytes for a token are divided by nearly
-# the number of rows, as long as most of what is read are weights. This is what a step reads after 100 positions:
+# the number of rows, as long as nearly all of what is read are weights. This is what a step reads after 100 positions:
 
 for n in (1, 4, 16, 64):
     # only its bytes are used, so any bandwidth will do
@@ -198,7 +198,9 @@ assert tokens == static(small.model, rows) == static(small.model, 1)
 
 # %%
 # Now both are timed with the larger model. They cannot take turns, since the engine has the model to itself while it is
-# open. Where the bars overlap, the two are not told apart.
+# open. Where the gray lines overlap, from the fastest to the slowest run, the two are not told apart. On a GPU, neither
+# records its steps here, so most of their time may be the host's, which starts the operators: :ref:`l-plot-serving` has
+# a loop that records.
 
 times = {"repeats": 2, "warmup": 1}
 if device == "cuda":
@@ -210,7 +212,7 @@ for thread in threading.enumerate():
     assert "generation_loop" not in thread.name  # the engine's has ended
 
 timings = decodeloop.Timings({"static": batches, "continuous": refilled})
-timings.plot(title=f"{count} users, {rows} rows, {large.name} on {device}")
+timings.plot(title=f"{count} users, {rows} rows, on {device}")
 timings.table().round(2)
 
 # %%

@@ -184,12 +184,13 @@ ax.set(title=f"Time of a step, {source}", xlabel="positions in the cache")
 slopes = (times.iloc[-1] - times.iloc[0]) / (lengths[-1] - lengths[0])
 assert FAST or slopes["fused graph"] < slopes["numpy feeds"]
 for name, slope in slopes[list(steps)].items():
-    print(f"{name}: {1e5 * slope:+.0f} µs for each 100 positions")
+    print(f"{name}: {1e5 * slope:+.0f} µs for each 100 positions, on average")
 times.round(3)
 
 # %%
-# A line's slope is what the cache costs, and its height at a short text is everything else. Steps that move the cache
-# read and write each position; in the shared buffer it is only read.
+# Where a line is straight, its slope is what the cache costs, and its height at a short text is everything else. (On a
+# GPU it may bend: a short cache is copied while the host starts operators.) Steps that move the cache read and write
+# each position; in the shared buffer attention only reads it, which may take it longer than the reading alone would.
 #
 # What does an operator cost that does nothing?
 # =============================================
@@ -221,9 +222,9 @@ print(f"to start the {fewer} that fusing saves: {1e3 * start * fewer:.2f} ms")
 print(f"IO binding less fused graph, at a short text: {shorter:.2f} ms")
 
 # %%
-# Starting is one part of what fusing saves. (On a GPU our chain may tell more than all that is saved: each of its
-# operators waits for the one before, while in a graph many do not.) Another part is memory: of several operators, each
-# writes its result there, and the next one reads it again, which a single operator in their place need not do.
+# Starting is one part of what fusing saves. (The chain tells no more than its order of magnitude: each of its operators
+# waits for the one before and has one input, while those of a graph may not wait, and have more.) Other parts are
+# products that are merged, and results that one operator writes to memory for the next one to read.
 #
 # On a GPU one can go further. With one buffer, shapes and addresses stay the same, so that everything that a step
 # starts can be recorded as a :term:`CUDA graph` and started by one call. :class:`decodeloop.OnnxDecoder` does so by

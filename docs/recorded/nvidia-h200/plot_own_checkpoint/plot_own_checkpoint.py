@@ -222,8 +222,8 @@ if importlib.util.find_spec("onnxruntime_genai") and device.type == "cpu":
 # Two commands
 # ============
 #
-# The same without Python: ``export`` makes such a folder, ``chat`` talks to the model in it. With a :term:`chat
-# template`, each line that is typed is a turn of a chat; ours has none, and the model continues the text.
+# The same without Python: ``export`` makes such a folder, and proves the graph before its weights are rounded. ``chat``
+# talks to the model in it. With a :term:`chat template`, each line typed is a turn of a chat; ours has none.
 
 export = ["-m", "decodeloop", "export", "mine", "int4", "--bits", "4"]
 print(python(*export, cwd=folder))
@@ -239,7 +239,7 @@ print(python(*chat, cwd=folder, input="def gcd(a, b):\n"))
 # one by one. :doc:`/which` compares these and other ways at full size. In this run:
 
 faster = table["tokens/s"]["int4"] / table["tokens/s"][whole]
-print(f"int4: {faster:.1f} x {whole}'s speed, perplexity {lost['int4']:+.1f} %")
+print(f"int4: {faster:.2f} x {whole}'s speed, perplexity {lost['int4']:+.1f} %")
 
 # %%
 # Measured on

@@ -73,7 +73,7 @@ assert errors.max() < 1.001
 print("weights:", matrix[0, :5].numpy(force=True).round(3))
 print("numbers:", numbers[0, 0, :5].numpy(force=True))
 stored = numbers.numel() // 2 + scales.nbytes  # two numbers fit into a byte
-print(f"{matrix.nbytes:,} bytes have become {stored:,}")
+print(f"{matrix.nbytes:,} bytes of float32 have become {stored:,}")
 
 # %%
 # What a model loses by it
@@ -158,7 +158,7 @@ cost.round(4)
 
 # %%
 # 8 bits are far nearer to the model than 4, small blocks nearer than large ones, and on a CPU rounded activations cost
-# something by themselves: all of this was asserted.
+# something by themselves: all of this was asserted, the last of it where a CPU runs the page.
 #
 # Where is the cliff?
 # ===================
@@ -186,7 +186,7 @@ for bits in (4, 2) if FAST else (8, 6, 5, 4, 3, 2):
 small_blocks, large_blocks = curves["blocks of 32"], curves["blocks of 128"]
 in_file = perplexity["int4, block 32"] / own
 assert abs(in_file / small_blocks[4] - 1) < 0.03  # our lines and the file agree
-assert large_blocks[4] < 1.1 < small_blocks[2] < large_blocks[2]
+assert large_blocks.drop(2).max() < 1.1 < small_blocks[2] < large_blocks[2]
 
 title, ylabel = "Perplexity against bits", "perplexity / the model's"
 ax = curves.plot(style="o-", title=title, xlabel="bits", ylabel=ylabel)
@@ -194,7 +194,7 @@ ax.set_xticks(curves.index)
 ax.invert_xaxis()
 
 # %%
-# Down to 4 bits the perplexity stays below 1.1 times the model's, and at 2 bits it has left that, further with large
+# Down to 3 bits the perplexity stays below 1.1 times the model's, and at 2 bits it has left that, further with large
 # blocks. Another model has its cliff elsewhere, and you find it in the same way.
 #
 # What it saves

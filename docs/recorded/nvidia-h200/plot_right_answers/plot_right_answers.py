@@ -183,6 +183,7 @@ for name, marker, side in zip(rules, "osD^", sides, strict=True):
         ax.annotate(f"{temperature:g}", place, **label)
 ax.set(title="Right answers against different ones", ylabel="right answers (%)")
 ax.set_xlabel(f"different answers of {samples} to an exercise")
+ax.margins(y=0.12)
 ax.legend()
 print(f"rank correlation of different and right: {order:.2f}")
 

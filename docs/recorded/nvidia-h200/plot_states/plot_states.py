@@ -140,10 +140,11 @@ memory.round(2)  # MiB
 # Time per token
 # ==============
 #
-# How long does a step take when the text is already long? Each model goes on from a cache of that length. It is filled
-# with zeros, since the time does not depend on its numbers. The :term:`limit` is the time to read weights and cache
-# once, and to write the states. How far a step is from it depends on its operators: transformers computes a state with
-# many small ones where no kernels for it are installed, so look at how the times grow.
+# How long does a step take when the text is already long? Each model goes on from a cache of that length, filled with
+# zeros, since the time does not depend on its numbers. The :term:`limit` is the time to read weights and cache once,
+# and to write the states. How far a step is from it depends on its operators: transformers computes a state with many
+# small ones where it finds no kernels, and one row's attention keeps few processors of a GPU busy. So look at how the
+# times grow.
 
 
 def run_from(model, n):
@@ -161,7 +162,7 @@ for (name, n), timing in timings.items():
     limit = decodeloop.roofline(models[name], device, length=n)
     steps["ms"][name, n] = 1000 * timing.decode.median
     steps["limit (ms)"][name, n] = 1000 * limit.seconds
-table = pandas.DataFrame(steps).unstack(0)
+table = pandas.DataFrame(steps).unstack(0).rename_axis("tokens so far")
 
 look = {"loglog": True, "color": ["C0", "C1", "C2"], "ylabel": "ms"}
 ax = table["ms"].plot(title="A step, and its limit (dotted)", style="o-", **look)
@@ -195,7 +196,7 @@ assert torch.equal(*texts)
 #
 # In a batch, shorter prompts are padded on the left (:ref:`l-plot-batch`). Attention can leave the padding out in any
 # later step. A state must be told of it while it reads, by the mask, since what has been added stays. With the mask, a
-# padded row has the :term:`logits` that it has alone. Without it, the padding is part of the text.
+# padded row has the :term:`logits` that it has alone, up to rounding. Without it, the padding is part of the text.
 
 ids = text[0, :12].repeat(2, 1)
 mask = torch.ones_like(ids)
@@ -230,11 +231,10 @@ print(report.checked)
 # ===================
 #
 # Attention for short texts: all three read about as many bytes then, and a cache can be cut, copied and shared. For
-# long texts, and for many rows, each with a cache of its own, a state saves memory. It saves time once the cache is
-# most of what a step reads. What has faded cannot be looked up, so most such models keep attention in a few layers.
+# long texts, and for many rows, each with a cache of its own, a state saves memory, and time from the length on that
+# the table shows. What has faded cannot be looked up, so most such models keep attention in a few layers.
 
-n, m = lengths[0], lengths[-1]
-ms, figures = table["ms"], {}
+n, m, ms, figures = lengths[0], lengths[-1], table["ms"], {}
 for name in models:
     few, growth = ms[name][n], ms[name][m] / ms[name][n]
     print(f"{name}: {few:.1f} ms at {n} tokens, {growth:.1f} times that at {m}")

@@ -231,6 +231,8 @@ apart = {name: (each - logits).abs().amax(-1).cpu() for name, each in off.items(
 assert all(each[0] < 0.01 and each[1] > 0.1 for each in apart.values())
 ax = pandas.DataFrame(apart).plot(style=["o-", "s--", "^-.", "v:"])
 ax.set(title="How far logits are off", xlabel="step", ylabel="difference")
+ax.set_ylim(top=1.4 * ax.get_ylim()[1])
+ax.legend(loc="upper center", ncols=2, fontsize="small")
 pandas.DataFrame({"what it did": costs})
 
 # %%

@@ -77,7 +77,7 @@ assert decoder.providers[0].startswith(device.type.upper())  # CUDA... or CPU...
 # ==========================
 #
 # The checkpoint's weights are in float16. On a CPU they round as coarsely as on a GPU, but not every CPU has fast
-# operators for them. So a token may take less time or more: the table at the end says by what factor it did here.
+# operators for them. So a token may take less time, as much, or more: the table at the end says by what factor here.
 
 # WRONG: the checkpoint's own dtype on any device
 half = decodeloop.load(device="cpu", dtype="float16").model
@@ -225,10 +225,10 @@ assert sum(once) == buffer.nbytes
 more = sum(copied) / sum(once)
 costs["a cache grown by torch.cat"] = f"{more:,.0f} times the bytes"
 
-written = pandas.DataFrame({"torch.cat": copied, "one buffer": once}).cumsum()
-ax = (written / 2**20).plot(logx=True, logy=True, style=["-", "--"])
-ax.set(title="Bytes written to keep the keys of one layer")
-_ = ax.set(xlabel="tokens", ylabel="MiB written so far")
+written = {"torch.cat": copied, "one buffer": once}
+written = pandas.DataFrame(written, index=range(1, size + 1)).cumsum()
+ax = (written / 2**20).plot(loglog=True, style=["-", "--"], xlabel="tokens")
+_ = ax.set(title="Written to keep the keys of one layer", ylabel="MiB so far")
 
 # %%
 # How to be safe? Count passes and bytes first, since counts are exact. Only then start a clock, one that waits.

@@ -25,6 +25,8 @@ import re
 import tempfile
 import time
 import warnings
+from functools import partial
+from statistics import median
 
 import pandas
 import torch
@@ -128,18 +130,18 @@ class Follows:
         self.allowed, self.seconds = [], []
 
     def __call__(self, input_ids, scores):
+        last = input_ids[:, -1].tolist()  # waits for a GPU
         start = time.perf_counter()
         if not self.rows:  # the first step; from now on, these rows
-            self.rows = [self.begin.deep_copy() for _ in input_ids]
+            self.rows = [self.begin.deep_copy() for _ in last]
         else:
-            last = input_ids[:, -1].tolist()
             for row, token in zip(self.rows, last, strict=True):
                 if not row.is_stopped():
                     row.consume_token(token)
         masks = b"".join(row.compute_logit_bias() for row in self.rows)
         mask = torch.frombuffer(bytearray(masks), dtype=torch.uint8).bool()
-        mask = mask.view(len(self.rows), -1).to(scores.device)
         self.seconds.append(time.perf_counter() - start)
+        mask = mask.view(len(self.rows), -1).to(scores.device)
         likely = (scores.softmax(-1) * mask).sum(-1).cpu()
         over = torch.tensor([row.is_stopped() for row in self.rows])
         self.allowed.append(likely.masked_fill(over, torch.nan))
@@ -182,7 +184,8 @@ for kind, check in checks.items():
     texts = read(answer(encode(reviews), Follows(grammars[kind])))
     assert all(check(text) for text in texts)
     alone = sum(1 for text in by_itself if check(text))
-    print(f"{kind}: all valid (alone: {alone} of {len(by_itself)}): {texts[0]}")
+    print(f"{kind}: all {len(texts)} valid, as {texts[0]}")
+    print(f"  (by itself: {alone} of {len(some)})")
 
 # %%
 # A processor looks at scores, wherever they are from. So the same tokens come from ONNX, on the CPU here. Each
@@ -202,14 +205,11 @@ assert torch.equal(same[:, length:], tokens["JSON schema"].cpu())
 # ======================
 #
 # A step waits for its rule, which has to look at the whole vocabulary for each row. The processor has noted how long
-# its matcher took in each step. Beside it is a step of the model, for as many rows.
+# its matcher took in each step. Beside it is a step of the loop that it ran in, for as many rows.
 
-step = decodeloop.prefill_and_decode(
-    lambda k: decoder.generate(**few, max_new_tokens=k, eos_token_id=None), 6
-).decode
-cost = {
-    kind: pandas.Series(rule.seconds).median() for kind, rule in rules.items()
-}
+once = partial(decodeloop.generate, model, **few, eos_token_id=None)
+step = decodeloop.prefill_and_decode(lambda k: once(max_new_tokens=k), 6).decode
+cost = {kind: median(rule.seconds) for kind, rule in rules.items()}
 cost = 1e3 * pandas.Series(cost | {"the model": step.median}, name="ms per step")
 cost.round(2)
 
@@ -217,8 +217,8 @@ cost.round(2)
 # A model that wanted to say something else
 # =========================================
 #
-# The processor has noted the probability of all allowed tokens together, at each step. At 1, the rule changes nothing.
-# Close to 0, it overrules the model. Does it help to show in the prompt what is wanted?
+# The processor has noted the probability of all allowed tokens together, at each step. At 1, the rule changes nothing;
+# close to 0, it overrules the model. Does it help to show in the prompt what is wanted? (The plot has medians.)
 
 example = "Review: The tea was fine.\nVerdict:\n"
 example += '{"item":"The tea","verdict":"good","stars":4}\n'
@@ -233,7 +233,7 @@ for way, new in ways.items():
     hits = sum(a == b for a, b in zip(said, right, strict=True))
     print(f"{way}: {hits} of {len(right)} verdicts are right")
 ax = allowed.plot(logy=True, style=["o-", "s-"])
-ax.set(title="Probability of all tokens that the schema allowed", xlabel="step")
+_ = ax.set(title="Probability of what the schema allowed", xlabel="step")
 
 # %%
 # Which should I use?
