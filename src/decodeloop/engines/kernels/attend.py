@@ -177,9 +177,13 @@ def _attend(
     column = tl.arange(0, WIDTH)
     inside = column < size
     at = piece * STEPS * BLOCK + tl.arange(0, BLOCK)
+    now, blocks = capacity, STEPS  # positions before the token's, and how many times so many are loaded
+    if APPENDS:
+        now = tl.load(position).to(tl.int32)
+        blocks = tl.minimum(STEPS, tl.cdiv(now + 1 - piece * STEPS * BLOCK, BLOCK))
     early: tl.constexpr = APPENDS and not SKIPS  # what a window hides is known later
     if early:
-        k, v = _load(keys, values, first, at, at < capacity, column, size)
+        k, v = _load(keys, values, first, at, at < now, column, size)
     if NORMS:
         query_scales = _pair(query_norm, column, size, ROTARY)
         key_scales = _pair(key_norm, column, size, ROTARY)
@@ -190,7 +194,7 @@ def _attend(
         tl.extra.cuda.gdc_launch_dependents()
     # All is loaded before anything is computed: each waiting for memory is a large part of this kernel's time.
     q_pair = _pair(query + row * query_stride + of_row * size, column, size, ROTARY)
-    now, new_k, new_v, angles = -1, q_pair[0], q_pair[0], (q_pair[0], q_pair[0])
+    new_k, new_v, angles = q_pair[0], q_pair[0], (q_pair[0], q_pair[0])
     if ROTARY > 0:
         turns = column < ROTARY
         angles = (
@@ -198,13 +202,11 @@ def _attend(
             tl.load(sin + row * cos_stride + column, mask=turns, other=0.0),
         )
     if APPENDS:
-        now = tl.load(position).to(tl.int32)
         k_pair = _pair(key + row * key_stride + shared * size, column, size, ROTARY)
         new_v = tl.load(value + row * value_stride + shared * size + column, mask=inside, other=0.0)
-    there = at < capacity
-    hidden = tl.load(mask + row * capacity + at, mask=there, other=-float("inf")).to(tl.float32)
+    hidden = tl.load(mask + row * capacity + at, mask=at < capacity, other=-float("inf")).to(tl.float32)
     if not early:
-        k, v = _load(keys, values, first, at, there & (hidden > lowest) if SKIPS else there, column, size)
+        k, v = _load(keys, values, first, at, (at < now) & (hidden > lowest) if SKIPS else at < now, column, size)
     q = _prepared(q_pair, query_scales, angles, eps, column, size, ROTARY, NORMS, PLUS_ONE).to(tl.float32) * scale
     if APPENDS:
         new_k = _prepared(k_pair, key_scales, angles, eps, column, size, ROTARY, NORMS, PLUS_ONE)
@@ -216,11 +218,10 @@ def _attend(
         m_i = tl.where(piece == 0, tl.load(sinks + of_row).to(tl.float32), m_i)
         l_i = tl.where(piece == 0, 1.0, l_i)
     m_i, l_i, acc = _add(m_i, l_i, acc, q, k, v, new_k, new_v, at, now, hidden, cap, APPENDS, CAPPED)
-    for _ in range(1, STEPS):
+    for _ in range(1, blocks):
         at += BLOCK
-        there = at < capacity
-        hidden = tl.load(mask + row * capacity + at, mask=there, other=-float("inf")).to(tl.float32)
-        k, v = _load(keys, values, first, at, there & (hidden > lowest) if SKIPS else there, column, size)
+        hidden = tl.load(mask + row * capacity + at, mask=at < capacity, other=-float("inf")).to(tl.float32)
+        k, v = _load(keys, values, first, at, (at < now) & (hidden > lowest) if SKIPS else at < now, column, size)
         m_i, l_i, acc = _add(m_i, l_i, acc, q, k, v, new_k, new_v, at, now, hidden, cap, APPENDS, CAPPED)
     if PIECES == 1:
         tl.store(result + head * size + column, (acc / l_i).to(result.dtype.element_ty), mask=inside)

@@ -20,7 +20,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_file
 from torch._inductor.pattern_matcher import Match, PatternMatcherPass, fwd_only, register_replacement
 
 from decodeloop.engines.kernels import attention_fusion, decode_attention, products
-from decodeloop.engines.kernels.products import GATES, gated, matvec, matvec_add, norm_matvec, rms_norm
+from decodeloop.engines.kernels.products import GATES, NORMS, gated, matvec, matvec_add, norm_matvec, normalised
 
 Pattern = tuple[Callable[..., Any], Callable[..., Any]]  # what is searched, and what replaces it
 EPS = 3.7e-5  # stands for any in a pattern, so it must be a number that no model has anywhere else
@@ -44,29 +44,42 @@ class Fusion(CustomGraphPass):
 
 @functools.cache
 def _passes(dtype: torch.dtype) -> list[PatternMatcherPass]:
-    """In their order: a gate is looked for behind products that have their norm."""
-    norms = [pattern for one in (False, True) for pattern in _norms(one)]
-    gates = [_gate(one, gate) for one in (False, True) for gate in GATES]
-    return [_pass(patterns, dtype) for patterns in (norms, gates, _sums())]
+    """In their order: a gate is looked for behind products that have their norm, a second sum behind a first."""
+    norms = [pattern for kind in NORMS for pattern in _norms(kind)]
+    gates = [_gate(kind, gate) for kind in NORMS[:2] for gate in GATES]
+    return [_pass(patterns, dtype) for patterns in (norms, gates, _sums(), _sums_of_two())]
 
 
-def _norms(one: bool) -> list[Pattern]:
-    return [
+def _norms(kind: str) -> list[Pattern]:
+    found: list[Pattern] = [
         (
-            lambda x, norm, weight, eps: matvec(rms_norm(x, norm, eps, one), weight, None),
-            lambda x, norm, weight, eps: norm_matvec(x, norm, eps, one, weight, None, ""),
+            lambda x, norm, weight, eps: matvec(normalised(x, norm, None, eps, kind), weight, None),
+            lambda x, norm, weight, eps: norm_matvec(x, norm, None, eps, kind, weight, None, ""),
         ),
         (
-            lambda x, norm, weight, eps, bias: matvec(rms_norm(x, norm, eps, one), weight, bias),
-            lambda x, norm, weight, eps, bias: norm_matvec(x, norm, eps, one, weight, bias, ""),
+            lambda x, norm, weight, eps, bias: matvec(normalised(x, norm, None, eps, kind), weight, bias),
+            lambda x, norm, weight, eps, bias: norm_matvec(x, norm, None, eps, kind, weight, bias, ""),
+        ),
+    ]
+    if kind != "layer":
+        return found
+    return [
+        *found,
+        (
+            lambda x, norm, weight, eps, shift: matvec(normalised(x, norm, shift, eps, kind), weight, None),
+            lambda x, norm, weight, eps, shift: norm_matvec(x, norm, shift, eps, kind, weight, None, ""),
+        ),
+        (
+            lambda x, norm, weight, eps, shift, bias: matvec(normalised(x, norm, shift, eps, kind), weight, bias),
+            lambda x, norm, weight, eps, shift, bias: norm_matvec(x, norm, shift, eps, kind, weight, bias, ""),
         ),
     ]
 
 
-def _gate(one: bool, gate: str) -> Pattern:
+def _gate(kind: str, gate: str) -> Pattern:
     return (
-        lambda x, norm, weight, eps: gated(norm_matvec(x, norm, eps, one, weight, None, ""), gate),
-        lambda x, norm, weight, eps: norm_matvec(x, norm, eps, one, weight, None, gate),
+        lambda x, norm, weight, eps: gated(norm_matvec(x, norm, None, eps, kind, weight, None, ""), gate),
+        lambda x, norm, weight, eps: norm_matvec(x, norm, None, eps, kind, weight, None, gate),
     )
 
 
@@ -74,19 +87,41 @@ def _sums() -> list[Pattern]:
     return [
         (
             lambda x, weight, residual: residual + matvec(x, weight, None),
-            lambda x, weight, residual: matvec_add(x, weight, None, residual),
+            lambda x, weight, residual: matvec_add(x, weight, None, residual, None),
         ),
         (
             lambda x, weight, residual: matvec(x, weight, None) + residual,
-            lambda x, weight, residual: matvec_add(x, weight, None, residual),
+            lambda x, weight, residual: matvec_add(x, weight, None, residual, None),
         ),
         (
             lambda x, weight, residual, bias: residual + matvec(x, weight, bias),
-            lambda x, weight, residual, bias: matvec_add(x, weight, bias, residual),
+            lambda x, weight, residual, bias: matvec_add(x, weight, bias, residual, None),
         ),
         (
             lambda x, weight, residual, bias: matvec(x, weight, bias) + residual,
-            lambda x, weight, residual, bias: matvec_add(x, weight, bias, residual),
+            lambda x, weight, residual, bias: matvec_add(x, weight, bias, residual, None),
+        ),
+    ]
+
+
+def _sums_of_two() -> list[Pattern]:
+    """A block whose attention and MLP work side by side adds both to what it read."""
+    return [
+        (
+            lambda x, weight, residual, bias, other: matvec_add(x, weight, bias, residual, None) + other,
+            lambda x, weight, residual, bias, other: matvec_add(x, weight, bias, residual, other),
+        ),
+        (
+            lambda x, weight, residual, bias, other: other + matvec_add(x, weight, bias, residual, None),
+            lambda x, weight, residual, bias, other: matvec_add(x, weight, bias, residual, other),
+        ),
+        (
+            lambda x, weight, residual, other: matvec_add(x, weight, None, residual, None) + other,
+            lambda x, weight, residual, other: matvec_add(x, weight, None, residual, other),
+        ),
+        (
+            lambda x, weight, residual, other: other + matvec_add(x, weight, None, residual, None),
+            lambda x, weight, residual, other: matvec_add(x, weight, None, residual, other),
         ),
     ]
 
@@ -96,9 +131,11 @@ def _pass(patterns: list[Pattern], dtype: torch.dtype) -> PatternMatcherPass:
     examples = {
         "x": torch.empty(1, 1, 8, dtype=dtype),
         "norm": torch.empty(8, dtype=dtype),
+        "shift": torch.empty(8, dtype=dtype),
         "weight": torch.empty(6, 8, dtype=dtype),
         "bias": torch.empty(6, dtype=dtype),
         "residual": torch.empty(1, 1, 6, dtype=dtype),
+        "other": torch.empty(1, 1, 6, dtype=dtype),
     }
     found = PatternMatcherPass(pass_name="decodeloop")
     for search, replace in patterns:
@@ -111,7 +148,6 @@ def _pass(patterns: list[Pattern], dtype: torch.dtype) -> PatternMatcherPass:
 
 def _adds_alike(match: Match) -> bool:
     """What is added has the product's shape and dtype: the kernel neither repeats numbers nor widens them."""
-    if "residual" not in match.kwargs:
-        return True
-    result, added = (node.meta["val"] for node in (match.output_node(), match.kwargs["residual"]))
-    return bool(result.shape == added.shape and result.dtype == added.dtype)
+    result = match.output_node().meta["val"]
+    added = [match.kwargs[name].meta["val"] for name in ("residual", "other") if name in match.kwargs]
+    return all(each.shape == result.shape and each.dtype == result.dtype for each in added)

@@ -47,10 +47,12 @@ def product(
     bias: torch.Tensor | None,
     *,
     norm: torch.Tensor | None = None,
+    shift: torch.Tensor | None = None,
     eps: float = 0.0,
-    plus_one: bool = False,
+    kind: str = "",
     gate: str = "",
     residual: torch.Tensor | None = None,
+    other: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """What the operators of :mod:`decodeloop.engines.kernels.products` say, of one row ``x`` ``[..., in]``."""
     rows, columns = weight.shape
@@ -62,16 +64,19 @@ def product(
         weight,
         weight if bias is None else bias,
         weight if norm is None else norm,
+        weight if shift is None else shift,
         weight if residual is None else residual.contiguous(),
+        weight if other is None else other.contiguous(),
         y,
         rows,
         columns,
         eps,
         HAS_BIAS=bias is not None,
-        HAS_NORM=norm is not None,
-        PLUS_ONE=plus_one,
+        NORM=kind,
+        HAS_SHIFT=shift is not None,
         GATE=gate,
         HAS_RESIDUAL=residual is not None,
+        HAS_OTHER=other is not None,
         HEIGHT=height,
         WIDTH=width,
         AHEAD=ahead,
@@ -88,16 +93,19 @@ def _matvec(
     weight,
     bias,
     norm,
+    shift,
     residual,
+    other,
     y,
     rows,
     columns,
     eps,
     HAS_BIAS: tl.constexpr,
-    HAS_NORM: tl.constexpr,
-    PLUS_ONE: tl.constexpr,
+    NORM: tl.constexpr,
+    HAS_SHIFT: tl.constexpr,
     GATE: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
+    HAS_OTHER: tl.constexpr,
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
     AHEAD: tl.constexpr,
@@ -124,24 +132,30 @@ def _matvec(
     if OVERLAP:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    scale = 1.0
-    if HAS_NORM:
+    mean, scale = 0.0, 1.0
+    if NORM == "layer":
+        sums = tl.zeros((WIDTH,), tl.float32)
+        for first in range(0, columns, WIDTH):
+            sums += tl.load(x + first + column, mask=first + column < columns, other=0.0).to(tl.float32)
+        mean = tl.sum(sums, axis=0) / columns
+    if NORM != "":
         squares = tl.zeros((WIDTH,), tl.float32)
         for first in range(0, columns, WIDTH):
             numbers = tl.load(x + first + column, mask=first + column < columns, other=0.0).to(tl.float32)
+            numbers = tl.where(first + column < columns, numbers - mean, 0.0)
             squares += numbers * numbers
         scale = tl.rsqrt(tl.sum(squares, axis=0) / columns + eps)
-    vector = _normed(x, norm, scale, column, inside, HAS_NORM, PLUS_ONE)
+    vector = _normed(x, norm, shift, mean, scale, column, inside, NORM, HAS_SHIFT)
     total = matrix.to(tl.float32) * vector[None, :]
     if AHEAD > 1:
-        vector = _normed(x, norm, scale, WIDTH + column, WIDTH + column < columns, HAS_NORM, PLUS_ONE)
+        vector = _normed(x, norm, shift, mean, scale, WIDTH + column, WIDTH + column < columns, NORM, HAS_SHIFT)
         total += second.to(tl.float32) * vector[None, :]
     if AHEAD > 2:
-        vector = _normed(x, norm, scale, 2 * WIDTH + column, 2 * WIDTH + column < columns, HAS_NORM, PLUS_ONE)
+        vector = _normed(x, norm, shift, mean, scale, 2 * WIDTH + column, 2 * WIDTH + column < columns, NORM, HAS_SHIFT)
         total += third.to(tl.float32) * vector[None, :]
     for first in range(AHEAD * WIDTH, columns, WIDTH):
         column = first + tl.arange(0, WIDTH)
-        vector = _normed(x, norm, scale, column, column < columns, HAS_NORM, PLUS_ONE)
+        vector = _normed(x, norm, shift, mean, scale, column, column < columns, NORM, HAS_SHIFT)
         total += _piece(start, there, column, columns).to(tl.float32) * vector[None, :]
     result = tl.sum(total, axis=1)
     if HAS_BIAS:
@@ -160,6 +174,9 @@ def _matvec(
     if HAS_RESIDUAL:
         before = tl.load(residual + out, mask=out < rows, other=0.0)
         result = (before.to(tl.float32) + result.to(tl.float32)).to(result.dtype)
+    if HAS_OTHER:
+        before = tl.load(other + out, mask=out < rows, other=0.0)
+        result = (before.to(tl.float32) + result.to(tl.float32)).to(result.dtype)
     tl.store(y + out, result, mask=out < rows)
 
 
@@ -171,14 +188,19 @@ def _piece(start, there, column, columns):
 
 
 @triton.jit
-def _normed(x, norm, scale, column, inside, HAS_NORM: tl.constexpr, PLUS_ONE: tl.constexpr):
+def _normed(x, norm, shift, mean, scale, column, inside, NORM: tl.constexpr, HAS_SHIFT: tl.constexpr):
     """Some of the numbers that are multiplied, in float32, rounded where the model rounds them."""
     numbers = tl.load(x + column, mask=inside, other=0.0, eviction_policy="evict_last")
-    if HAS_NORM:
+    if NORM != "":
         weights = tl.load(norm + column, mask=inside, other=0.0, eviction_policy="evict_last").to(tl.float32)
-        scaled = numbers.to(tl.float32) * scale
-        if PLUS_ONE:
+        scaled = (numbers.to(tl.float32) - mean) * scale
+        if NORM == "rms":
+            numbers = (scaled.to(numbers.dtype).to(tl.float32) * weights).to(numbers.dtype)
+        elif NORM == "rms_plus_one":
             numbers = (scaled * (1 + weights)).to(numbers.dtype)
         else:
-            numbers = (scaled.to(numbers.dtype).to(tl.float32) * weights).to(numbers.dtype)
+            shifts = 0.0
+            if HAS_SHIFT:
+                shifts = tl.load(shift + column, mask=inside, other=0.0, eviction_policy="evict_last").to(tl.float32)
+            numbers = (scaled * weights + shifts).to(numbers.dtype)
     return numbers.to(tl.float32)

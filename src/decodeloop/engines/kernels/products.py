@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # what may be added up in float32
+NORMS = ("rms", "rms_plus_one", "layer")  # the second scales by one more than its weights
 GATES = {"silu": functional.silu, "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh")}
 
 
@@ -49,33 +50,47 @@ def matvec(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
 
 @torch.library.custom_op("decodeloop::matvec_add", mutates_args=())
 def matvec_add(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor,
+    other: torch.Tensor | None,
 ) -> torch.Tensor:
-    """``residual + weight @ x + bias``: the end of an attention or feed-forward block."""
+    """``residual + weight @ x + bias``, then ``+ other``: the end of an attention or feed-forward block, or of both."""
     if x.is_cuda:
-        return _kernel(x, weight, bias, residual=residual)
-    return residual + functional.linear(x, weight, bias)
+        return _kernel(x, weight, bias, residual=residual, other=other)
+    y = residual + functional.linear(x, weight, bias)
+    return y if other is None else y + other
 
 
 @torch.library.custom_op("decodeloop::norm_matvec", mutates_args=())
 def norm_matvec(
     x: torch.Tensor,
     norm: torch.Tensor,
+    shift: torch.Tensor | None,
     eps: float,
-    plus_one: bool,
+    kind: str,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     gate: str,
 ) -> torch.Tensor:
-    """``weight @ rms_norm(x) + bias``: the beginning of a block.
+    """``weight @ normalised(x) + bias``: the beginning of a block.
 
-    ``norm`` ``[in]`` scales what is normalised, plus one where a model says so. With a ``gate``, one of
-    :data:`GATES`, the rows of ``weight`` are gates, then as many others, and the result is ``gate(gates) * others``.
+    ``kind`` is one of :data:`NORMS`, ``norm`` ``[in]`` scales what is normalised, and ``shift`` ``[in]`` is added. With
+    a ``gate``, one of :data:`GATES`, the rows of ``weight`` are gates, then as many others, and the result is
+    ``gate(gates) * others``.
     """
     if x.is_cuda:
-        return _kernel(x, weight, bias, norm=norm, eps=eps, plus_one=plus_one, gate=gate)
-    y = functional.linear(rms_norm(x, norm, eps, plus_one), weight, bias)
+        return _kernel(x, weight, bias, norm=norm, shift=shift, eps=eps, kind=kind, gate=gate)
+    y = functional.linear(normalised(x, norm, shift, eps, kind), weight, bias)
     return gated(y, gate) if gate else y
+
+
+def normalised(x: torch.Tensor, norm: torch.Tensor, shift: torch.Tensor | None, eps: float, kind: str) -> torch.Tensor:
+    """A norm of :data:`NORMS`, rounded where transformers rounds it."""
+    if kind == "layer":
+        return functional.layer_norm(x, norm.shape, norm, shift, eps)
+    return rms_norm(x, norm, eps, kind == "rms_plus_one")
 
 
 def rms_norm(x: torch.Tensor, norm: torch.Tensor, eps: float, plus_one: bool) -> torch.Tensor:
@@ -103,7 +118,7 @@ def _(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch
 
 
 @matvec_add.register_fake
-def _(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
+def _(x: torch.Tensor, weight: torch.Tensor, *others: Any) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
@@ -111,8 +126,9 @@ def _(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual
 def _(
     x: torch.Tensor,
     norm: torch.Tensor,
+    shift: torch.Tensor | None,
     eps: float,
-    plus_one: bool,
+    kind: str,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     gate: str,
