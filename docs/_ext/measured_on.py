@@ -18,8 +18,8 @@ HEAD = """\
 Measured on
 ===========
 
-Each page of this book names, at its end, the machine that it was run on. These are the machines on which all of them
-were run and recorded, at full size. ``nox -s docs -- --recorded NAME`` renders a record; ``nox -s record`` makes one.
+Each page of this book names, at its end, the machine that it was run on. These are the machines on which pages were run
+and recorded, at full size. A GPU runs models about ten times as large as a CPU's. ``nox -s docs -- --recorded NAME`` renders a record; ``nox -s record`` makes one.
 
 """
 

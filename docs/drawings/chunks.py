@@ -14,7 +14,7 @@ def draw() -> Drawing:
         kinds = ["kept"] * begin + ["read"] * CHUNK + ["empty"] * (LENGTH - begin - CHUNK)
         d.text(MARGIN, y + SIDE / 2, f"pass {number + 1}", anchor="start", size=SMALL)
         d.tokens(96, y, LENGTH, kinds, width=SIDE, height=SIDE)
-    d.legend(184, {"read": f"memory of a pass: {CHUNK} tokens", "kept": "cache: grows"}, step=300)
+    d.legend(184, {"read": f"new tokens of a pass: {CHUNK}", "kept": "cache: grows"}, step=300)
     d.line((MARGIN, 208), (620, 208), color=KINDS["plain"][1], width=1)
     for x, title, window in ((96, "full attention", TEXT), (392, f"window of {WINDOW}", WINDOW)):
         d.text(x, 234, title, anchor="start", bold=True)

@@ -182,7 +182,7 @@ if not on_gpu:
 #
 # If each guess is right with probability *a*, then *k* guesses give 1 + a + a² + ... + aᵏ tokens on average. They cost
 # k steps of the draft and one pass of the model over 1 + k tokens. How much longer is such a pass than one over a
-# single token? We cut a cache so that 1 + k tokens of a text are unread, and write one token.
+# single token? We cut a cache so that 1 + k tokens of a text are unread, and write one token: *x* below.
 
 engines = {"PyTorch": partial(decodeloop.generate, model), "ONNX": graph.generate}
 guessed = [1, 4] if FAST else [1, 2, 4]

@@ -232,10 +232,10 @@ for name, facts in measured.items():
 # Which should I use?
 # ===================
 #
-# Replicas, as long as the model fits on one GPU and there are users enough, since nothing is sent. Tensor parallelism
-# for a model that does not fit, and, if one user has to be answered faster, for one above the crossing. Layers on
-# different devices only make room: a user waits as long as on one GPU that had the room, or longer. What goes wrong is
-# on the next page, :ref:`l-plot-many-gpus-traps`. For many users and beyond one machine there are servers: `vLLM
+# One GPU while a model fits and a step with all users takes hardly longer than with one (:ref:`l-plot-batch`); replicas
+# for more users, since nothing is sent. Tensor parallelism for a model that does not fit, and, if one user has to be
+# answered faster, for one above the crossing. Layers on different devices only make room: a user waits as long as on
+# one GPU that had it, or longer. What goes wrong: :ref:`l-plot-many-gpus-traps`. Beyond one machine are servers: `vLLM
 # <https://docs.vllm.ai/en/latest/serving/parallelism_scaling.html>`_ and `transformers
 # <https://huggingface.co/docs/transformers/main/en/perf_infer_gpu_multi>`_ say how far their ways go.
 #
