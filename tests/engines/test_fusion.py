@@ -13,16 +13,17 @@ from decodeloop.engines.kernels.decode_attention import NAME
 from decodeloop.engines.kernels.fusion import Fusion
 
 LAYERS = 2
-# by layer: products with their norm, of these with a gate, products with their sum
+# by layer: products with their norm, of these with a gate, products with their sum, of these with a second one
 JOINED = {
-    "llama": (2, 1, 2),
-    "qwen2": (2, 1, 2),
-    "qwen3": (2, 1, 2),
-    "gemma": (2, 1, 2),
-    "mistral": (2, 1, 2),
-    "granite": (2, 1, 0),  # what is added is scaled first
-    "phi": (0, 0, 1),
-    "gpt_neox": (0, 0, 1),
+    "llama": (2, 1, 2, 0),
+    "qwen2": (2, 1, 2, 0),
+    "qwen3": (2, 1, 2, 0),
+    "gemma": (2, 1, 2, 0),
+    "mistral": (2, 1, 2, 0),
+    "granite": (2, 1, 0, 0),  # what is added is scaled first
+    "phi": (1, 0, 1, 1),
+    "gpt_neox": (2, 0, 1, 1),
+    "starcoder2": (2, 0, 2, 0),
 }
 
 
@@ -31,7 +32,7 @@ def tiny(kind, dtype):
     sizes = SMALL | {"num_hidden_layers": LAYERS, "num_key_value_heads": 2, "head_dim": 8}
     if kind == "mistral":
         sizes |= {"sliding_window": None}
-    if kind in ("phi", "gpt_neox", "opt"):
+    if kind in ("phi", "gpt_neox", "opt", "starcoder2"):
         sizes = SMALL | {"num_hidden_layers": LAYERS}
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes), dtype=dtype).eval()
 
@@ -61,12 +62,13 @@ class Counting(Fusion):
     def __call__(self, graph):
         super().__call__(graph)
         self.calls = [node for node in graph.nodes if node.op == "call_function"]
+        self.gates = sum("norm_matvec" in str(node.target) and node.args[-1] != "" for node in self.calls)
+        self.seconds = sum("matvec_add" in str(node.target) and node.args[-1] is not None for node in self.calls)
         self.attentions = [does for node in self.calls if (does := attention(node)) is not None]
 
-    def count(self) -> tuple[int, int, int]:
+    def count(self) -> tuple[int, int, int, int]:
         named = Counter(str(node.target).split(".")[1] for node in self.calls if "decodeloop" in str(node.target))
-        gates = sum("norm_matvec" in str(node.target) and node.args[-1] != "" for node in self.calls)
-        return named["norm_matvec"], gates, named["matvec_add"]
+        return named["norm_matvec"], self.gates, named["matvec_add"], self.seconds
 
     def uuid(self):
         return None
@@ -88,9 +90,8 @@ def test_a_compiled_step_joins_what_stands_around_its_products(kind, dtype, monk
     ids = prompt_ids(1, 6)
     decoder = decodeloop.TorchDecoder(model, compile=True)
     got = decoder.generate(ids, max_new_tokens=8, eos_token_id=None)
-    norms, gates, sums = JOINED[kind]
-    head = 1 if norms else 0  # the last norm, into the head
-    assert fusion.count() == (LAYERS * norms + head, LAYERS * gates, LAYERS * sums)
+    norms, *others = (LAYERS * each for each in JOINED[kind])
+    assert fusion.count() == (norms + 1, *others)  # the last norm, into the head
     if dtype == torch.float32:
         expected = model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
         assert torch.equal(got, expected)

@@ -159,12 +159,18 @@ def test_a_row_times_a_matrix_is_what_pytorch_gives_with_what_stands_around_it(s
         close(products.linear(x, weight, offset), products.matvec(*(wide(t) for t in (x, weight, offset))))
     x, residual = torch.randn(1, 1, shape[1], device="cuda", dtype=dtype), bias[None, None]
     for offset in (None, bias):
-        arguments = x, weight, offset, residual
-        close(products.matvec_add(*arguments), products.matvec_add(*map(wide, arguments)))
-        for plus_one, gate in ((False, ""), (True, ""), (False, "silu"), (True, "gelu_tanh")):
-            if offset is None or not gate:
-                exact = products.norm_matvec(wide(x), wide(norm), 1e-5, plus_one, wide(weight), wide(offset), gate)
-                close(products.norm_matvec(x, norm, 1e-5, plus_one, weight, offset, gate), exact)
+        for other in (None, residual.flip(-1).contiguous()):
+            arguments = x, weight, offset, residual, other
+            close(products.matvec_add(*arguments), products.matvec_add(*map(wide, arguments)))
+        for kind in products.NORMS:
+            for shift in (None, norm.flip(0).contiguous()) if kind == "layer" else (None,):
+                exact = products.norm_matvec(
+                    wide(x), wide(norm), wide(shift), 1e-5, kind, wide(weight), wide(offset), ""
+                )
+                close(products.norm_matvec(x, norm, shift, 1e-5, kind, weight, offset, ""), exact)
+    for kind, gate in (("rms", "silu"), ("rms_plus_one", "gelu_tanh")):
+        exact = products.norm_matvec(wide(x), wide(norm), None, 1e-5, kind, wide(weight), None, gate)
+        close(products.norm_matvec(x, norm, None, 1e-5, kind, weight, None, gate), exact)
 
 
 def wide(tensor):

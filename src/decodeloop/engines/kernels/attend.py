@@ -23,6 +23,7 @@ from decodeloop.engines.kernels.overlap import launch
 
 BLOCK = 128  # positions that a program loads at once, of heads of up to 128 numbers
 LOADED = 16384  # numbers of keys that it loads at once, at most: they stay in registers
+ALONE = 4  # times so many are one program's: to add pieces up takes as long
 BUSY = 512  # programs that keep a GPU's memory busy: heads are cut into pieces until there are so many
 
 
@@ -51,7 +52,7 @@ def attend(
     width = triton.next_power_of_2(size)
     block = min(BLOCK, LOADED // width)
     blocks = triton.cdiv(capacity, block)
-    pieces = min(blocks, triton.cdiv(BUSY, rows * heads))
+    pieces = min(blocks, triton.cdiv(BUSY, rows * heads)) if blocks > ALONE else 1
     result = query.new_empty(rows, 1, heads, size)
     m_pieces, l_pieces = query.new_empty(2, rows * heads, pieces, dtype=torch.float32)
     acc_pieces = query.new_empty(rows * heads, pieces, width, dtype=torch.float32)
