@@ -1,5 +1,5 @@
-// What the pages do: boxes that scroll are reached by the keyboard and fade where they go on, and a long table is
-// filtered as one types.
+// What the pages do: boxes that scroll are reached by the keyboard and fade where they go on, a long table is filtered
+// as one types, and a phone's menu opens at the page that is read.
 const BOXES = ".plot, .output_subarea, .pst-scrollable-table-container";
 
 function reachable() {
@@ -32,7 +32,15 @@ function filtered(table) {
   (table.closest(".pst-scrollable-table-container") || table).before(box);
 }
 
+function showCurrent(menu) {
+  menu.querySelector('.bd-sidenav [aria-current="page"]')?.scrollIntoView({ block: "center" });
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  const menu = document.getElementById("pst-primary-sidebar-modal");
+  if (menu) {
+    new MutationObserver(() => menu.open && showCurrent(menu)).observe(menu, { attributeFilter: ["open"] });
+  }
   document.querySelectorAll("table.coverage").forEach(filtered);
   for (const box of document.querySelectorAll(BOXES)) box.addEventListener("scroll", () => fade(box), { passive: true });
   reachable();

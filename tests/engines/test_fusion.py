@@ -114,8 +114,7 @@ ATTENDS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("lengths", [[6], [6, 3, 5]])
+@pytest.mark.parametrize(("lengths", "dtype"), [([6, 3, 5], torch.float32), ([6], torch.bfloat16)])
 @pytest.mark.parametrize("kind", ATTENDS)
 def test_attention_joins_what_stands_before_it(kind, lengths, dtype, monkeypatch):
     torch._dynamo.reset()
