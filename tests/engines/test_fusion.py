@@ -143,6 +143,94 @@ def test_attention_joins_what_stands_before_it(kind, lengths, dtype, monkeypatch
     assert not torch._dynamo.utils.counters["inductor"]["possibly_missed_reinplacing_bytes"]  # no cache is copied
 
 
+def rotates(x, cos, sin):
+    return x * cos + torch.cat([-x[..., 4:], x[..., :4]], dim=-1) * sin
+
+
+def normalises(x, weight, eps):
+    return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
+
+
+def attends(query, key, value, mask):
+    return torch.ops.decodeloop.decode_attention(query, key, value, mask, 0.5, None, None, False)
+
+
+def looks_back(query, key, value, keys, values, place, mask, cos, sin, weight):
+    keys.index_copy_(2, place, key)
+    values.index_copy_(2, place, value)
+    return attends(query * keys.amax(), keys, values, mask)  # reads what was written, before attention does
+
+
+def by_numbers(query, key, value, keys, values, place, mask, cos, sin, weight):
+    keys.index_copy_(2, place, rotates(key, 0.8, 0.6))
+    values.index_copy_(2, place, value)
+    return attends(rotates(query, 0.8, 0.6), keys, values, mask)
+
+
+def eps_is_a_tensor(query, key, value, keys, values, place, mask, cos, sin, weight):
+    eps = cos[0, 0, 0, 0] ** 2
+    keys.index_copy_(2, place, rotates(normalises(key, weight, eps), cos, sin))
+    values.index_copy_(2, place, value)
+    return attends(rotates(normalises(query, weight, eps), cos, sin), keys, values, mask)
+
+
+def norm_of_this_step(query, key, value, keys, values, place, mask, cos, sin, weight):
+    weight = weight + 1
+    keys.index_copy_(2, place, rotates(normalises(key, weight, 1e-5), cos, sin))
+    values.index_copy_(2, place, value)
+    return attends(rotates(normalises(query, weight, 1e-5), cos, sin), keys, values, mask)
+
+
+def keeps_the_old(query, key, value, keys, values, place, mask, cos, sin, weight):
+    old = keys.clone() * 1
+    new = keys.index_copy(2, place, rotates(key, cos, sin))
+    values.index_copy_(2, place, value)
+    return attends(rotates(query, cos, sin), new, values, mask) + (keys + old).sum()
+
+
+def one_is_another(query, key, value, keys, values, place, mask, cos, sin, weight):
+    keys.index_copy_(2, place, rotates(key, cos, cos))
+    values.index_copy_(2, place, value)
+    return attends(rotates(query, cos, sin), keys, values, mask)
+
+
+@pytest.mark.parametrize(
+    ("step", "does"),
+    [
+        (looks_back, [()]),
+        (by_numbers, [("writes",)]),
+        (eps_is_a_tensor, [("writes", "rotates")]),
+        (norm_of_this_step, [("writes", "rotates")]),
+        (keeps_the_old, [()]),
+        (one_is_another, [("writes",)]),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_what_only_looks_like_it_is_left_alone(step, does):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 1, 8) for heads in (4, 2, 2))
+    keys, values, mask = torch.randn(1, 2, 16, 8), torch.randn(1, 2, 16, 8), torch.zeros(1, 1, 1, 16)
+    cos, sin, weight, place = torch.rand(1, 1, 1, 8), torch.rand(1, 1, 1, 8), torch.randn(8), torch.tensor([5])
+    fusion, results = Counting(torch.float32), []
+    for run in (step, torch.compile(step, options={"post_grad_custom_pre_pass": fusion})):
+        buffers = keys.clone(), values.clone()
+        results.append((run(query, key, value, *buffers, place, mask, cos, sin, weight), *buffers))
+    assert fusion.attentions == does
+    for got, expected in zip(*reversed(results), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_a_product_plus_a_number_is_no_sum_of_two_rows():
+    torch._dynamo.reset()
+    weight, x = torch.randn(6, 8), torch.randn(1, 1, 8)
+    compiled = torch.compile(
+        lambda x: 1.0 + merged_linear.products.matvec(x, weight, None),
+        options={"post_grad_custom_pre_pass": Fusion(torch.float32)},
+    )
+    torch.testing.assert_close(compiled(x), 1.0 + torch.nn.functional.linear(x, weight))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["llama", "phi"])
 def test_a_compiled_step_on_a_cpu_sums_products_and_writes_the_same(kind, dtype):

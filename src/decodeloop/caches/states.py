@@ -186,4 +186,5 @@ def _split(name: str) -> tuple[str, int]:
 
 
 def _seen(layer: Any) -> int:
-    return int(layer.get_seq_length()) if getattr(layer, "is_initialized", False) else 0
+    counts = getattr(layer, "is_initialized", False) and hasattr(layer, "get_seq_length")  # a placeholder does not
+    return int(layer.get_seq_length()) if counts else 0

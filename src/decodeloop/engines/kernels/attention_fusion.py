@@ -33,6 +33,8 @@ def join(graph: Graph, dtype: torch.dtype) -> None:
         new_key, new_value = _written(key), _written(value)
         if new_key is None or new_value is None:
             continue
+        if any(user < node for each in node.args[1:3] for user in each.users):
+            continue  # what was written is read before attention writes it
         (keys, place, key), (values, same, value) = new_key, new_value
         if place is same and all(_of(each).dtype == dtype for each in (query, key, value, keys, values)):
             new = {"value": value, "keys": keys, "values": values, "position": place}
@@ -54,10 +56,13 @@ def _written(node: Any) -> tuple[Node, Node, Node] | None:
     buffer, places, new = node.args
     if buffer.op != "placeholder" or len(places) != 3 or places[:2] != [None, None]:
         return None
+    kept = [user for user in buffer.users if user.target is aten.copy_.default and user.args == (buffer, node)]
+    if len(kept) != 1 or any(user > node and user is not kept[0] for user in buffer.users):
+        return None  # else the compiler would copy the buffer, and the kernel reads it before that is done
     rows, heads, _, size = _of(buffer).shape
-    return (
-        (buffer, places[2], new) if _of(places[2]).shape == (1,) and _of(new).shape == (rows, heads, 1, size) else None
-    )
+    if _of(places[2]).shape != (1,) or _of(new).shape != (rows, heads, 1, size):
+        return None
+    return buffer, places[2], new
 
 
 def _before(query: Node, key: Node, rotations: Found, norms: Found) -> dict[str, Any]:
@@ -71,14 +76,21 @@ def _before(query: Node, key: Node, rotations: Found, norms: Found) -> dict[str,
     turns = _of(one["cos"]).shape
     if turns != _of(one["sin"]).shape or len(turns) != 4 or turns[0] not in (1, rows) or turns[1:3] != (1, 1):
         return before
+    if turns[3] % 2 or _of(one["x"]).shape != _of(query).shape or _of(other["x"]).shape != _of(key).shape:
+        return before
     before |= {"query": one["x"], "key": other["x"], "cos": one["cos"], "sin": one["sin"]}
     first, second = _normed(one["x"], norms), _normed(other["x"], norms)
     if first is None or second is None or any(first[name] != second[name] for name in ("eps", "plus_one")):
         return before
-    if _of(first["norm"]).shape != (size,) or _of(second["norm"]).shape != (size,):
+    if not isinstance(first["eps"], float) or not all(_is_weight(each["norm"], size) for each in (first, second)):
         return before
     both = {"query": first["x"], "key": second["x"], "query_norm": first["norm"], "key_norm": second["norm"]}
     return before | both | {"eps": first["eps"], "plus_one": first["plus_one"]}
+
+
+def _is_weight(node: Node, size: int) -> bool:
+    """Whether it is there before the step, one number for each column: the kernel reads it before it waits."""
+    return node.op == "placeholder" and _of(node).shape == (size,) and _of(node).stride() == (1,)
 
 
 def _normed(x: Any, norms: Found) -> dict[str, Any] | None:
@@ -123,7 +135,7 @@ def _rotations(dtype: torch.dtype) -> tuple[PatternMatcherPass, Found]:
     patterns, found = PatternMatcherPass(pass_name="decodeloop"), Found()
     for columns in (16, 8):
         cos, sin = torch.empty(2, 1, 1, 1, columns, dtype=dtype)
-        _search(patterns, found, rotated, [torch.empty(1, 2, 1, 16, dtype=dtype), cos, sin])
+        _search(patterns, found, _rotated, [torch.empty(1, 2, 1, 16, dtype=dtype), cos, sin])
     return patterns, found
 
 
@@ -134,6 +146,13 @@ def _norms(dtype: torch.dtype) -> tuple[PatternMatcherPass, Found]:
     _search(patterns, found, lambda x, norm, eps: rms_norm(x, norm, eps, False), examples, plus_one=False)
     _search(patterns, found, lambda x, norm, eps: rms_norm(x, norm, eps, True), examples, plus_one=True)
     return patterns, found
+
+
+def _rotated(x: torch.Tensor, cos: Any, sin: Any) -> torch.Tensor:
+    """A rotation, if it is one: anything may stand in the places of its arguments, and this error is no match."""
+    if not all(isinstance(each, torch.Tensor) and each.ndim == 4 for each in (x, cos, sin)):
+        raise RuntimeError("no tensors of heads")
+    return rotated(x, cos, sin)
 
 
 def _search(

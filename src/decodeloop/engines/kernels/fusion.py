@@ -149,5 +149,12 @@ def _pass(patterns: list[Pattern], dtype: torch.dtype) -> PatternMatcherPass:
 def _adds_alike(match: Match) -> bool:
     """What is added has the product's shape and dtype: the kernel neither repeats numbers nor widens them."""
     result = match.output_node().meta["val"]
-    added = [match.kwargs[name].meta["val"] for name in ("residual", "other") if name in match.kwargs]
-    return all(each.shape == result.shape and each.dtype == result.dtype for each in added)
+    for name in ("residual", "other"):
+        added = match.kwargs.get(name)
+        if name in match.kwargs and not (
+            isinstance(added, torch.fx.Node)
+            and added.meta["val"].shape == result.shape
+            and added.meta["val"].dtype == result.dtype
+        ):
+            return False
+    return True
