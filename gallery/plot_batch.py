@@ -172,7 +172,7 @@ for tokens in (answers[row], broken["rotary, no mask"][row]):
 # read (:ref:`l-plot-cache-memory`), and its own arithmetic. So the :term:`limit`, the time to read both, hardly grows
 # with the rows while the caches are small. A real step grows once what each row adds, its arithmetic, its attention and
 # the choice of its token, shows beside reading and starting operators, most of a step on some GPUs. Model and graph
-# must agree on the batch above; rows without padding are timed. (On a GPU only the graph records.)
+# must agree on the batch above; rows without padding are timed. (On a GPU, only the graph's steps are recorded.)
 
 assert decodeloop.verify(large.model, decoder, ids, attention_mask=mask).agrees
 text = solos[1].repeat(max(sizes), 1)

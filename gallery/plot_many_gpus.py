@@ -233,7 +233,7 @@ for name, facts in measured.items():
 # ===================
 #
 # One GPU while a model fits and a step with all users takes hardly longer than with one (:ref:`l-plot-batch`); replicas
-# where it does, since they send nothing. Tensor parallelism for a model that does not fit, and, to answer one user
+# where it grows, since they send nothing. Tensor parallelism for a model that does not fit, and, to answer one user
 # faster, for one well above the crossing, if it is measured. Layers on different devices only make room: a user waits
 # as long as on one GPU that had it, or longer. What goes wrong: :ref:`l-plot-many-gpus-traps`. Beyond one machine are
 # servers: `vLLM <https://docs.vllm.ai/en/latest/serving/parallelism_scaling.html>`_ and `transformers

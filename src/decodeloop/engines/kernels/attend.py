@@ -19,6 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
+from decodeloop.engines.kernels.heads import _pair, _prepared
 from decodeloop.engines.kernels.overlap import launch
 
 BLOCK = 128  # positions that a program loads at once, of heads of up to 128 numbers
@@ -255,46 +256,6 @@ def _add(m_i, l_i, acc, q, k, v, new_k, new_v, at, now, hidden, cap, APPENDS: tl
     m_ij = tl.maximum(tl.maximum(m_i, tl.max(score, axis=0)), -3e38)  # a piece may lie beyond the end
     p, alpha = tl.exp(score - m_ij), tl.exp(m_i - m_ij)
     return m_ij, l_i * alpha + tl.sum(p, axis=0), acc * alpha + tl.sum(p[:, None] * v, axis=0)
-
-
-@triton.jit
-def _pair(x, column, size, ROTARY: tl.constexpr):
-    """One head's numbers, and for each that is rotated the other one, half of them away."""
-    numbers = tl.load(x + column, mask=column < size, other=0.0)
-    if ROTARY > 0:
-        other = tl.where(column < ROTARY // 2, column + ROTARY // 2, column - ROTARY // 2)
-        return numbers, tl.load(x + other, mask=column < ROTARY, other=0.0)
-    return numbers, numbers
-
-
-@triton.jit
-def _prepared(
-    pair, scales, angles, eps, column, size, ROTARY: tl.constexpr, NORMS: tl.constexpr, PLUS_ONE: tl.constexpr
-):
-    """One head of a query or a key, normalised and rotated, and rounded where the model rounds it."""
-    numbers, others = pair
-    kind: tl.constexpr = numbers.dtype
-    if NORMS:
-        wide = numbers.to(tl.float32)
-        scale = tl.rsqrt(tl.sum(wide * wide, axis=0) / size + eps)
-        numbers = _normed(numbers, scales[0], scale, PLUS_ONE)
-        others = _normed(others, scales[1], scale, PLUS_ONE)
-    if ROTARY > 0:
-        cos, sin = angles
-        others = tl.where(column < ROTARY // 2, -others.to(tl.float32), others.to(tl.float32))
-        along = (numbers.to(tl.float32) * cos.to(tl.float32)).to(kind)
-        across = (others * sin.to(tl.float32)).to(kind)
-        turned = (along.to(tl.float32) + across.to(tl.float32)).to(kind)
-        numbers = tl.where(column < ROTARY, turned, numbers)
-    return numbers
-
-
-@triton.jit
-def _normed(numbers, weights, scale, PLUS_ONE: tl.constexpr):
-    wide, weights = numbers.to(tl.float32) * scale, weights.to(tl.float32)
-    if PLUS_ONE:
-        return (wide * (1 + weights)).to(numbers.dtype)
-    return (wide.to(numbers.dtype).to(tl.float32) * weights).to(numbers.dtype)
 
 
 @triton.jit
