@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import SMALL, left_padded, prompt_ids
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.activations import ACT2FN
 
 import decodeloop
 from decodeloop.engines.kernels import merged_linear
@@ -13,17 +14,17 @@ from decodeloop.engines.kernels.decode_attention import NAME
 from decodeloop.engines.kernels.fusion import Fusion
 
 LAYERS = 2
-# by layer: products with their norm, of these with a gate, products with their sum, of these with a second one
+# by layer: products with their norm, of these with a gate, with an activation, products with their sum, with a second
 JOINED = {
-    "llama": (2, 1, 2, 0),
-    "qwen2": (2, 1, 2, 0),
-    "qwen3": (2, 1, 2, 0),
-    "gemma": (2, 1, 2, 0),
-    "mistral": (2, 1, 2, 0),
-    "granite": (2, 1, 0, 0),  # what is added is scaled first
-    "phi": (1, 0, 1, 1),
-    "gpt_neox": (2, 0, 1, 1),
-    "starcoder2": (2, 0, 2, 0),
+    "llama": (2, 1, 0, 2, 0),
+    "qwen2": (2, 1, 0, 2, 0),
+    "qwen3": (2, 1, 0, 2, 0),
+    "gemma": (2, 1, 0, 2, 0),
+    "mistral": (2, 1, 0, 2, 0),
+    "granite": (2, 1, 0, 0, 0),  # what is added is scaled first
+    "phi": (1, 0, 1, 1, 1),
+    "gpt_neox": (2, 0, 1, 1, 1),
+    "starcoder2": (2, 0, 1, 2, 0),
 }
 
 
@@ -62,13 +63,14 @@ class Counting(Fusion):
     def __call__(self, graph):
         super().__call__(graph)
         self.calls = [node for node in graph.nodes if node.op == "call_function"]
-        self.gates = sum("norm_matvec" in str(node.target) and node.args[-1] != "" for node in self.calls)
+        self.gates = sum("norm_matvec.default" in str(node.target) and node.args[-1] != "" for node in self.calls)
         self.seconds = sum("matvec_add" in str(node.target) and node.args[-1] is not None for node in self.calls)
         self.attentions = [does for node in self.calls if (does := attention(node)) is not None]
 
-    def count(self) -> tuple[int, int, int, int]:
+    def count(self) -> tuple[int, int, int, int, int]:
         named = Counter(str(node.target).split(".")[1] for node in self.calls if "decodeloop" in str(node.target))
-        return named["norm_matvec"], self.gates, named["matvec_add"], self.seconds
+        norms = named["norm_matvec"] + named["norm_matvec_activated"]
+        return norms, self.gates, named["norm_matvec_activated"], named["matvec_add"], self.seconds
 
     def uuid(self):
         return None
@@ -219,6 +221,62 @@ def test_what_only_looks_like_it_is_left_alone(step, does):
     assert fusion.attentions == does
     for got, expected in zip(*reversed(results), strict=True):
         torch.testing.assert_close(got, expected)
+
+
+def after(y, activation):
+    return activation(y)
+
+
+def of_its_last_columns(y, activation):
+    return y[..., :6], activation(y[..., 6:])
+
+
+def of_its_first_columns(y, activation):
+    return activation(y[..., :6]), y[..., 6:]
+
+
+def read_before(y, activation):
+    return y * 2, activation(y)
+
+
+def read_in_part_before(y, activation):
+    return y[..., 4:8] * 2, activation(y[..., 6:])
+
+
+def twice(y, activation):
+    return activation(y[..., 6:]), torch.relu(y[..., 6:]) + y[..., 6:]
+
+
+def of_rows(y, activation):
+    return activation(y.view(1, 2, 5)[:, 1:])
+
+
+@pytest.mark.parametrize("name", ["silu", "relu", "gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu"])
+@pytest.mark.parametrize(
+    ("used", "joins"),
+    [
+        (after, True),
+        (of_its_last_columns, True),
+        (of_its_first_columns, False),
+        (read_before, False),
+        (read_in_part_before, False),
+        (twice, False),
+        (of_rows, False),
+    ],
+)
+def test_a_product_activates_what_nothing_else_reads(used, joins, name):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    x, norm, weight, bias = torch.randn(1, 1, 8), torch.randn(8), torch.randn(10, 8), torch.randn(10)
+    fusion = Counting(torch.float32)
+
+    def step(x):
+        product = merged_linear.products.matvec
+        return used(product(torch.nn.functional.layer_norm(x, (8,), norm, bias[:8]), weight, bias), ACT2FN[name])
+
+    got = torch.compile(step, options={"post_grad_custom_pre_pass": fusion})(x)
+    torch.testing.assert_close(got, step(x))
+    assert fusion.count()[2] == (joins and name != "quick_gelu")  # which no kernel knows
 
 
 def test_a_product_plus_a_number_is_no_sum_of_two_rows():

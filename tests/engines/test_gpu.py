@@ -171,6 +171,12 @@ def test_a_row_times_a_matrix_is_what_pytorch_gives_with_what_stands_around_it(s
     for kind, gate in (("rms", "silu"), ("rms_plus_one", "gelu_tanh")):
         exact = products.norm_matvec(wide(x), wide(norm), None, 1e-5, kind, wide(weight), None, gate)
         close(products.norm_matvec(x, norm, None, 1e-5, kind, weight, None, gate), exact)
+    for activation in products.ACTIVATIONS:
+        for offset, first in ((None, 0), (bias, shape[0] // 3)):
+            given = wide(x), wide(norm), None, 1e-5, "layer", wide(weight), wide(offset), activation, first
+            exact = products.norm_matvec_activated(*given)
+            given = x, norm, None, 1e-5, "layer", weight, offset, activation, first
+            close(products.norm_matvec_activated(*given), exact)
 
 
 def wide(tensor):
@@ -225,7 +231,15 @@ def test_one_query_attends_with_caps_and_sinks_within_a_window(
 @pytest.mark.parametrize(("windowed", "softcap", "sinks"), [(False, None, False), (True, 5.0, True)])
 @pytest.mark.parametrize(
     ("rows", "heads", "key_heads", "capacity", "size", "rotary"),
-    [(1, 4, 4, 64, 64, 64), (3, 8, 2, 320, 48, 24), (40, 16, 4, 1000, 128, 128), (1, 2, 1, 70, 256, 0)],
+    [
+        (1, 4, 4, 64, 64, 64),
+        (3, 8, 2, 320, 48, 24),
+        (1, 14, 2, 5000, 64, 64),
+        (40, 16, 4, 1000, 128, 128),
+        (1, 2, 1, 70, 256, 0),
+        (1, 4, 1, 3000, 256, 128),
+        (2, 6, 6, 1500, 96, 48),
+    ],
 )
 def test_attention_normalises_rotates_and_appends(
     rows, heads, key_heads, capacity, size, rotary, windowed, softcap, sinks, norms, plus_one, dtype

@@ -147,12 +147,13 @@ def _stop_strings(given: Any, tokenizer: Any, whose: str = "") -> StopStringCrit
 class Watch:
     """Whether all rows have ended, and whether each had a token to choose, without making a GPU wait for the host.
 
-    What a step gave is copied to the host when it is there; it is looked at one step later, while the next one runs.
+    What a step gave is copied to the host when it is there, on a stream of its own, for which the next step does not
+    wait; it is looked at one step later, while that one runs.
     """
 
     def __init__(self, batch: int, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
-        self.event = torch.cuda.Event() if self.on_gpu else None
+        self.stream = torch.cuda.Stream(device) if self.on_gpu else None
         self.seen = torch.zeros(batch, dtype=torch.bool, pin_memory=self.on_gpu)
         self.best: torch.Tensor | None = None
         self.ended, self.step = [False] * batch, -1
@@ -163,13 +164,15 @@ class Watch:
         No scores: somebody has looked at them already.
         """
         self.step += 1
-        self.seen.copy_(ended, non_blocking=True)
-        if best is not None:
-            if self.best is None:
-                self.best = torch.empty(best.shape, dtype=best.dtype, pin_memory=self.on_gpu)
-            self.best.copy_(best, non_blocking=True)
-        if self.event is not None:
-            self.event.record()
+        self.posted = ended, best  # kept until they are copied
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))
+        with torch.cuda.stream(self.stream):
+            self.seen.copy_(ended, non_blocking=True)
+            if best is not None:
+                if self.best is None:
+                    self.best = torch.empty(best.shape, dtype=best.dtype, pin_memory=self.on_gpu)
+                self.best.copy_(best, non_blocking=True)
 
     def over(self) -> bool:
         """Whether all rows had ended when it was posted last.
@@ -181,8 +184,8 @@ class Watch:
         """
         if self.step < 0:
             return False
-        if self.event is not None:
-            self.event.synchronize()
+        if self.stream is not None:
+            self.stream.synchronize()
         before, self.ended = self.ended, self.seen.tolist()
         if self.best is not None:
             for row, score in enumerate(self.best.tolist()):

@@ -21,12 +21,12 @@ class CapturedStep:
     ----------
     tokens, positions : torch.Tensor
         int64 ``[batch, 1]``: what is appended, and the position of the token before it.
-    logits : torch.Tensor or None
-        ``[batch, 1, vocabulary]``, overwritten by each step; None where the first one makes it.
+    logits : torch.Tensor
+        ``[batch, 1, vocabulary]`` of the last step; one that is replayed overwrites them.
     """
 
     WARM_UP = 2  # steps before the capture, in which libraries set themselves up and lay out their memory
-    logits: torch.Tensor | None = None
+    logits: torch.Tensor
 
     def __init__(self, capture: Capture, batch: int, capacity: int, device: torch.device) -> None:
         self.capture, self.capacity = capture, capacity
@@ -39,14 +39,13 @@ class CapturedStep:
         self.tokens.copy_(tokens)
         if self.graph is not None:
             self.graph.replay()
-        else:
-            if self.steps == self.WARM_UP - 1 and self.capture.wanted:
-                self.keep_state()
-            self.compute()
-            self.steps += 1
-        assert self.logits is not None  # the first step has made them
-        if self.graph is None and self.steps == self.WARM_UP and self.capture.wanted:
-            self.graph = self.capture(self.compute, self.step_back, self.logits)
+            return self.logits
+        if self.steps == self.WARM_UP - 1 and self.capture.wanted:
+            self.keep_state()
+        self.logits = self.compute()
+        self.steps += 1
+        if self.steps == self.WARM_UP and self.capture.wanted:
+            self.graph, self.logits = self.capture(self.compute, self.step_back, self.logits)
         return self.logits
 
     def release(self) -> None:
@@ -55,8 +54,8 @@ class CapturedStep:
             self.graph.reset()
             self.graph = None
 
-    def compute(self) -> None:
-        """Go one position on, and write the logits there: the work that is captured."""
+    def compute(self) -> torch.Tensor:
+        """Go one position on: the logits there. This is the work that is captured."""
         raise NotImplementedError
 
     def keep_state(self) -> None:

@@ -28,16 +28,16 @@ class Capture:
         self.wanted, self.stream = stream is not None and wanted, stream
 
     def __call__(
-        self, step: Callable[[], None], undo: Callable[[], None], result: torch.Tensor
-    ) -> torch.cuda.CUDAGraph | None:
-        """The graph of what a step queues; None where that fails and ``wanted`` is ``"auto"``.
+        self, step: Callable[[], torch.Tensor], undo: Callable[[], None], last: torch.Tensor
+    ) -> tuple[torch.cuda.CUDAGraph | None, torch.Tensor]:
+        """The graph of what a step queues, and its result; None and ``last`` where that fails and ``wanted`` is "auto".
 
         A step that left anything to the CPU would be replayed with what the CPU knew at the capture. So the graph is
-        replayed once, after ``undo``, and must give the ``result`` that the last step gave.
+        replayed once, after ``undo``, and must give what the ``last`` step gave.
         """
-        expected, replayed = result.clone(), False
+        expected, replayed = last.clone(), False
         try:
-            graph = self._record(step)
+            graph, result = self._record(step)
             undo()
             replayed = True
             graph.replay()
@@ -50,24 +50,24 @@ class Capture:
             if replayed:  # whatever it wrote
                 undo()
                 step()
-            result.copy_(expected)
-            return None
-        return graph
+            last.copy_(expected)
+            return None, last
+        return graph, result
 
-    def _record(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    def _record(self, step: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         assert self.stream is not None  # without one nothing is wanted
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self.stream.device)
         with torch.cuda.stream(self.stream):
             graph.capture_begin(capture_error_mode="relaxed")  # onnxruntime may ask the driver for memory meanwhile
             try:
-                step()
+                result = step()
             except BaseException:
                 with contextlib.suppress(RuntimeError):
                     graph.capture_end()
                 raise
             graph.capture_end()
-        return graph
+        return graph, result
 
     def _give_up(self, error: Exception) -> None:
         self.wanted = False

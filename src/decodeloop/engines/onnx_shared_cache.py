@@ -149,8 +149,6 @@ class DecodeStep(CapturedStep):
         If there is no room for them.
     """
 
-    logits: torch.Tensor
-
     def __init__(
         self, session: OnnxSession, shapes: dict[str, CacheTensor], batch: int, capacity: int, vocab_size: int
     ) -> None:
@@ -176,7 +174,8 @@ class DecodeStep(CapturedStep):
         self.positions.copy_(lengths[:, None] - 1)
         self.mask.copy_(torch.arange(self.capacity, device=self.mask.device)[None] < lengths[:, None])
 
-    def compute(self) -> None:
+    def compute(self) -> torch.Tensor:
         self.positions.add_(1)
         self.mask.scatter_(1, self.positions, 1)
         self.session.run(self.binding)
+        return self.logits

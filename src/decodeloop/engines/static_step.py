@@ -169,7 +169,7 @@ class StaticStep(CapturedStep):
         if self.local_rows is not None:
             self.local_rows.cache_position = cache_position
 
-    def compute(self) -> None:
+    def compute(self) -> torch.Tensor:
         self.cache_position.add_(1)
         self.positions.add_(1)
         if self.local_rows is not None:  # which another step of other buffers may have told its own
@@ -178,11 +178,8 @@ class StaticStep(CapturedStep):
         if self.placed:
             self.masks.advance(self.cache_position)
             inputs |= {"attention_mask": self.masks.given, "position_ids": self.positions}
-        logits = self.forward(input_ids=self.tokens, use_cache=True, **inputs).logits
-        if self.logits is None:
-            self.logits = logits.clone()
-        else:
-            self.logits.copy_(logits)
+        logits: torch.Tensor = self.forward(input_ids=self.tokens, use_cache=True, **inputs).logits
+        return logits
 
     def keep_state(self) -> None:
         self.before = [tensor.clone() for tensor in self.fixed]

@@ -10,24 +10,22 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._inductor.pattern_matcher import Match, PatternMatcherPass, fwd_only, register_replacement
+from torch._inductor.pattern_matcher import PatternMatcherPass
 from torch.fx import Graph, Node
 
 from decodeloop.engines.kernels.decode_attention import rotated
+from decodeloop.engines.kernels.graph_search import Found, found_in, search
 from decodeloop.engines.kernels.products import rms_norm
 
 aten = torch.ops.aten
-Found = dict[Node, dict[str, Any]]  # by the node that ends a pattern, what it was made of
-EPS = 3.7e-5  # stands for any in a pattern, so it must be a number that no model has anywhere else
 
 
 def join(graph: Graph, dtype: torch.dtype) -> None:
     """Let each attention of a graph do what comes before it, as far as it knows how."""
-    rotations, norms = _found(graph, dtype)
+    rotations, norms = found_in(graph, _rotations(dtype)), found_in(graph, _norms(dtype))
     for node in graph.find_nodes(op="call_function", target=torch.ops.decodeloop.decode_attention.default):
         query, key, value, *others = node.args
         new_key, new_value = _written(key), _written(value)
@@ -119,23 +117,13 @@ def _replace(graph: Graph, node: Any, arguments: dict[str, Any]) -> None:
             old.replace_all_uses_with(item, delete_user_cb=lambda user: user not in (node, done))
 
 
-def _found(graph: Graph, dtype: torch.dtype) -> tuple[Found, Found]:
-    """All rotations and all norms in a graph."""
-    both = _rotations(dtype), _norms(dtype)
-    for patterns, found in both:
-        found.clear()
-        patterns.apply(graph)
-    (_, rotations), (_, norms) = both
-    return dict(rotations), dict(norms)
-
-
 @functools.cache
 def _rotations(dtype: torch.dtype) -> tuple[PatternMatcherPass, Found]:
     """Of whole heads, and of their first columns."""
     patterns, found = PatternMatcherPass(pass_name="decodeloop"), Found()
     for columns in (16, 8):
         cos, sin = torch.empty(2, 1, 1, 1, columns, dtype=dtype)
-        _search(patterns, found, _rotated, [torch.empty(1, 2, 1, 16, dtype=dtype), cos, sin])
+        search(patterns, found, _rotated, [torch.empty(1, 2, 1, 16, dtype=dtype), cos, sin])
     return patterns, found
 
 
@@ -143,8 +131,8 @@ def _rotations(dtype: torch.dtype) -> tuple[PatternMatcherPass, Found]:
 def _norms(dtype: torch.dtype) -> tuple[PatternMatcherPass, Found]:
     patterns, found = PatternMatcherPass(pass_name="decodeloop"), Found()
     examples = [torch.empty(1, 2, 1, 16, dtype=dtype), torch.empty(16, dtype=dtype)]
-    _search(patterns, found, lambda x, norm, eps: rms_norm(x, norm, eps, False), examples, plus_one=False)
-    _search(patterns, found, lambda x, norm, eps: rms_norm(x, norm, eps, True), examples, plus_one=True)
+    search(patterns, found, lambda x, norm, eps: rms_norm(x, norm, eps, False), examples, eps=True, plus_one=False)
+    search(patterns, found, lambda x, norm, eps: rms_norm(x, norm, eps, True), examples, eps=True, plus_one=True)
     return patterns, found
 
 
@@ -153,25 +141,3 @@ def _rotated(x: torch.Tensor, cos: Any, sin: Any) -> torch.Tensor:
     if not all(isinstance(each, torch.Tensor) and each.ndim == 4 for each in (x, cos, sin)):
         raise RuntimeError("no tensors of heads")
     return rotated(x, cos, sin)
-
-
-def _search(
-    patterns: PatternMatcherPass,
-    found: Found,
-    search: Callable[..., Any],
-    examples: list[torch.Tensor],
-    **constants: Any,
-) -> None:
-    """A pattern that replaces nothing, and notes what it finds."""
-
-    def note(match: Match) -> bool:
-        facts = match.kwargs | constants
-        for node in match.nodes:
-            if node.target is aten.rsqrt.default:
-                mean_plus_eps: Any = node.args[0]
-                facts["eps"] = mean_plus_eps.args[1]
-        found[match.output_node()] = facts
-        return False
-
-    scalars: dict[str, float | int] | None = {"eps": EPS} if constants else None
-    register_replacement(search, search, examples, fwd_only, patterns, note, scalar_workaround=scalars)

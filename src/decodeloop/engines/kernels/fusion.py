@@ -19,11 +19,11 @@ import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch._inductor.pattern_matcher import Match, PatternMatcherPass, fwd_only, register_replacement
 
-from decodeloop.engines.kernels import attention_fusion, decode_attention, products
+from decodeloop.engines.kernels import activation_fusion, attention_fusion, decode_attention, graph_search, products
+from decodeloop.engines.kernels.graph_search import EPS
 from decodeloop.engines.kernels.products import GATES, NORMS, gated, matvec, matvec_add, norm_matvec, normalised
 
 Pattern = tuple[Callable[..., Any], Callable[..., Any]]  # what is searched, and what replaces it
-EPS = 3.7e-5  # stands for any in a pattern, so it must be a number that no model has anywhere else
 
 
 class Fusion(CustomGraphPass):
@@ -35,10 +35,12 @@ class Fusion(CustomGraphPass):
     def __call__(self, graph: torch.fx.Graph) -> None:
         for patterns in _passes(self.dtype):
             patterns.apply(graph)
+        activation_fusion.join(graph, self.dtype)
         attention_fusion.join(graph, self.dtype)
 
     def uuid(self) -> Any:
-        files = tuple(module.__file__ for module in (attention_fusion, decode_attention, products))
+        parts = activation_fusion, attention_fusion, decode_attention, graph_search, products
+        files = tuple(module.__file__ for module in parts)
         return get_hash_for_files((__file__, *files), str(self.dtype))
 
 

@@ -1,4 +1,4 @@
-"""Parts of a kernel: one head of a query or a key, loaded, normalised and rotated as a layer does before attention.
+"""Parts of the kernels of attention: heads, loaded, normalised and rotated as a layer does before it, and positions.
 
 A rotation turns two numbers by an angle, each with the one half of the rotated columns away, so both are loaded.
 """
@@ -10,8 +10,29 @@ import triton.language as tl
 
 
 @triton.jit
-def _pair(x, column, size, ROTARY: tl.constexpr):
-    """One head's numbers, and for each that is rotated the other one, half of them away."""
+def hidden_of(mask, row, capacity, at, there):
+    """What the mask adds to the scores of some positions."""
+    return tl.load(mask + row * capacity + at, mask=there, other=-float("inf")).to(tl.float32)
+
+
+@triton.jit
+def positions(keys, values, first, at, there, column, size):
+    """The keys and values of some of a head's positions."""
+    place, wanted = (first + at)[:, None] * size + column[None, :], there[:, None] & (column < size)[None, :]
+    return tl.load(keys + place, mask=wanted, other=0.0), tl.load(values + place, mask=wanted, other=0.0)
+
+
+@triton.jit
+def capped(score, cap, CAPPED: tl.constexpr):
+    """What a softcap leaves of scores."""
+    if CAPPED:
+        score = cap * (2 * tl.sigmoid(2 * score / cap) - 1)  # cap * tanh(score / cap)
+    return score
+
+
+@triton.jit
+def pair(x, column, size, ROTARY: tl.constexpr):
+    """The numbers of heads, and for each that is rotated the other one, half of them away."""
     numbers = tl.load(x + column, mask=column < size, other=0.0)
     if ROTARY > 0:
         other = tl.where(column < ROTARY // 2, column + ROTARY // 2, column - ROTARY // 2)
@@ -20,15 +41,23 @@ def _pair(x, column, size, ROTARY: tl.constexpr):
 
 
 @triton.jit
-def _prepared(
-    pair, scales, angles, eps, column, size, ROTARY: tl.constexpr, NORMS: tl.constexpr, PLUS_ONE: tl.constexpr
+def prepared(
+    numbers_and_others,
+    scales,
+    angles,
+    eps,
+    column,
+    size,
+    ROTARY: tl.constexpr,
+    NORMS: tl.constexpr,
+    PLUS_ONE: tl.constexpr,
 ):
-    """One head of a query or a key, normalised and rotated, and rounded where the model rounds it."""
-    numbers, others = pair
+    """Heads of a query or a key, normalised and rotated, and rounded where the model rounds it."""
+    numbers, others = numbers_and_others
     kind: tl.constexpr = numbers.dtype
     if NORMS:
         wide = numbers.to(tl.float32)
-        scale = tl.rsqrt(tl.sum(wide * wide, axis=0) / size + eps)
+        scale = tl.rsqrt(tl.sum(wide * wide, axis=-1, keep_dims=True) / size + eps)
         numbers = _normed(numbers, scales[0], scale, PLUS_ONE)
         others = _normed(others, scales[1], scale, PLUS_ONE)
     if ROTARY > 0:

@@ -51,6 +51,8 @@ def product(
     eps: float = 0.0,
     kind: str = "",
     gate: str = "",
+    activation: str = "",
+    first: int = 0,
     residual: torch.Tensor | None = None,
     other: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -70,11 +72,13 @@ def product(
         y,
         rows,
         columns,
+        first,
         eps,
         HAS_BIAS=bias is not None,
         NORM=kind,
         HAS_SHIFT=shift is not None,
         GATE=gate,
+        ACTIVATION=activation,
         HAS_RESIDUAL=residual is not None,
         HAS_OTHER=other is not None,
         HEIGHT=height,
@@ -99,11 +103,13 @@ def _matvec(
     y,
     rows,
     columns,
+    first_active,
     eps,
     HAS_BIAS: tl.constexpr,
     NORM: tl.constexpr,
     HAS_SHIFT: tl.constexpr,
     GATE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     HAS_OTHER: tl.constexpr,
     HEIGHT: tl.constexpr,
@@ -163,14 +169,10 @@ def _matvec(
     result = result.to(y.dtype.element_ty)
     if GATE != "":
         gates, others = tl.split(tl.reshape(result, (HEIGHT // 2, 2)))
-        gates = gates.to(tl.float32)
-        if GATE == "silu":
-            gates = gates / (1 + tl.exp(-gates))
-        else:
-            inner = 0.7978845608028654 * (gates + 0.044715 * gates * gates * gates)
-            gates = gates * (1 - 1 / (tl.exp(2 * inner) + 1))
-        result = (gates.to(others.dtype).to(tl.float32) * others.to(tl.float32)).to(others.dtype)
+        result = (_activated(gates, GATE).to(tl.float32) * others.to(tl.float32)).to(others.dtype)
         out = tl.program_id(0) * (HEIGHT // 2) + tl.arange(0, HEIGHT // 2)
+    if ACTIVATION != "":
+        result = tl.where(out < first_active, result, _activated(result, ACTIVATION))
     if HAS_RESIDUAL:
         before = tl.load(residual + out, mask=out < rows, other=0.0)
         result = (before.to(tl.float32) + result.to(tl.float32)).to(result.dtype)
@@ -204,3 +206,18 @@ def _normed(x, norm, shift, mean, scale, column, inside, NORM: tl.constexpr, HAS
                 shifts = tl.load(shift + column, mask=inside, other=0.0, eviction_policy="evict_last").to(tl.float32)
             numbers = (scaled * weights + shifts).to(numbers.dtype)
     return numbers.to(tl.float32)
+
+
+@triton.jit
+def _activated(x, ACTIVATION: tl.constexpr):
+    wide = x.to(tl.float32)
+    if ACTIVATION == "silu":
+        wide = wide / (1 + tl.exp(-wide))
+    elif ACTIVATION == "gelu_tanh":
+        inner = 0.7978845608028654 * (wide + 0.044715 * wide * wide * wide)
+        wide = wide * (1 - 1 / (tl.exp(2 * inner) + 1))
+    elif ACTIVATION == "gelu":
+        wide = 0.5 * wide * (1 + tl.erf(0.7071067811865476 * wide))
+    else:
+        wide = tl.maximum(wide, 0.0)
+    return wide.to(x.dtype)

@@ -15,6 +15,7 @@ from torch.nn import functional
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # what may be added up in float32
 NORMS = ("rms", "rms_plus_one", "layer")  # the second scales by one more than its weights
 GATES = {"silu": functional.silu, "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh")}
+ACTIVATIONS = GATES | {"gelu": functional.gelu, "relu": functional.relu}
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -86,6 +87,29 @@ def norm_matvec(
     return gated(y, gate) if gate else y
 
 
+@torch.library.custom_op("decodeloop::norm_matvec_activated", mutates_args=())
+def norm_matvec_activated(
+    x: torch.Tensor,
+    norm: torch.Tensor,
+    shift: torch.Tensor | None,
+    eps: float,
+    kind: str,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: str,
+    first: int,
+) -> torch.Tensor:
+    """The same without a gate, and with one of :data:`ACTIVATIONS` of its columns from ``first`` on.
+
+    Those before it are a parallel block's queries, keys and values.
+    """
+    if x.is_cuda:
+        active = {"activation": activation, "first": first}
+        return _kernel(x, weight, bias, norm=norm, shift=shift, eps=eps, kind=kind, **active)
+    y = functional.linear(normalised(x, norm, shift, eps, kind), weight, bias)
+    return torch.cat([y[..., :first], ACTIVATIONS[activation](y[..., first:])], dim=-1)
+
+
 def normalised(x: torch.Tensor, norm: torch.Tensor, shift: torch.Tensor | None, eps: float, kind: str) -> torch.Tensor:
     """A norm of :data:`NORMS`, rounded where transformers rounds it."""
     if kind == "layer":
@@ -134,3 +158,18 @@ def _(
     gate: str,
 ) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0] // (2 if gate else 1)))
+
+
+@norm_matvec_activated.register_fake
+def _(
+    x: torch.Tensor,
+    norm: torch.Tensor,
+    shift: torch.Tensor | None,
+    eps: float,
+    kind: str,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: str,
+    first: int,
+) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
