@@ -176,7 +176,7 @@ for tokens in (answers[row], broken["rotary, no mask"][row]):
 
 assert decodeloop.verify(large.model, decoder, ids, attention_mask=mask).agrees
 text = solos[1].repeat(max(sizes), 1)
-loops = {"PyTorch": partial(decodeloop.generate, large.model)}
+loops = {"generate": partial(decodeloop.generate, large.model)}
 loops["ONNX"] = decoder.generate
 
 

@@ -110,7 +110,13 @@ print(f"{long // short} x the text, {growth['whole (ms)']:.1f} x the time")
 times_as_long = most["in chunks (ms)"] / most["whole (ms)"]
 print(f"in chunks {times_as_long:.1f} x as long as whole")
 ax = table.filter(like="besides").plot(loglog=True, style=["o-", "s--"])
-_ = ax.set(title="Memory besides the cache", xlabel="tokens", ylabel="MiB")
+_ = ax.set(
+    title="Memory besides the cache",
+    xlabel="tokens",
+    ylabel="MiB",
+    xticks=lengths,
+    xticklabels=lengths,
+)
 
 # %%
 # For the next token, weights and cache are read once more. The :term:`limit` is the least time that this can take.

@@ -243,7 +243,7 @@ pandas.DataFrame({"what it did": costs})
 
 figures = {
     "positions off by one (% of tokens wrong)": 100 * early / steps,
-    "no position ids (% of tokens wrong)": 100 * jump / steps,
+    "position ids in some steps only (% of tokens wrong)": 100 * jump / steps,
     "mask dropped (% of tokens wrong)": 100 * unmasked / steps,
     "stale file (largest logit difference)": stale,
 }

@@ -63,14 +63,15 @@ class Counting(Fusion):
     def __call__(self, graph):
         super().__call__(graph)
         self.calls = [node for node in graph.nodes if node.op == "call_function"]
-        self.gates = sum("norm_matvec.default" in str(node.target) and node.args[-1] != "" for node in self.calls)
+        products = [node.args[7:] for node in self.calls if "norm_matvec" in str(node.target)]
+        self.gates = sum(len(given) == 1 and given != ("",) for given in products)
+        self.activations = sum(len(given) == 2 for given in products)
         self.seconds = sum("matvec_add" in str(node.target) and node.args[-1] is not None for node in self.calls)
         self.attentions = [does for node in self.calls if (does := attention(node)) is not None]
 
     def count(self) -> tuple[int, int, int, int, int]:
         named = Counter(str(node.target).split(".")[1] for node in self.calls if "decodeloop" in str(node.target))
-        norms = named["norm_matvec"] + named["norm_matvec_activated"]
-        return norms, self.gates, named["norm_matvec_activated"], named["matvec_add"], self.seconds
+        return named["norm_matvec"], self.gates, self.activations, named["matvec_add"], self.seconds
 
     def uuid(self):
         return None

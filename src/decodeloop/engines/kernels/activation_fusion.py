@@ -26,14 +26,14 @@ def join(graph: Graph, dtype: torch.dtype) -> None:
         product, (first, end) = _columns(x)
         if product.target is not torch.ops.decodeloop.norm_matvec.default:
             continue
-        *arguments, gate = product.args
+        *arguments, gate = product.args[:8]
         if gate or end < product.meta["val"].shape[-1] or any(user not in found["nodes"] for user in x.users):
             continue
         if any(_columns(user)[1][1] > first for user in product.users if user is not x and product is not x):
             continue
         with graph.inserting_before(product):
-            operation = torch.ops.decodeloop.norm_matvec_activated.default
-            activated = graph.call_function(operation, (*arguments, found["activation"], first))
+            # by the same operator: torch 2.11 writes out all that leads to one that it meets for the first time
+            activated = graph.call_function(product.target, (*arguments, found["activation"], first))
         activated.meta["val"] = product.meta["val"]
         product.replace_all_uses_with(activated)
         node.replace_all_uses_with(activated if product is x else x)

@@ -25,6 +25,7 @@ PIECE = 8192  # weights that a program loads at once, 64 for each of its threads
 AHEAD = 12288  # weights that it may load before it waits
 WARPS = 4
 PROGRAMS = 400  # that keep a GPU busy: of a matrix of few rows, each program takes fewer
+MANY = 2**15  # rows, as a vocabulary has: programs follow each other then, and small loads wait for each other less
 
 
 def sizes(rows: int, columns: int, paired: bool) -> tuple[int, int, int]:
@@ -33,6 +34,8 @@ def sizes(rows: int, columns: int, paired: bool) -> tuple[int, int, int]:
     More rows share what they are multiplied with, which is read again by each program; ``paired`` rows stay together.
     """
     width = min(COLUMNS, triton.next_power_of_2(columns))
+    if rows >= MANY and not paired:
+        return min(width, 512), 8, min(triton.cdiv(columns, 512), 2)
     height, least = PIECE // width, 2 if paired else 1
     while height > least and rows // height < PROGRAMS:
         height //= 2
@@ -51,17 +54,17 @@ def product(
     eps: float = 0.0,
     kind: str = "",
     gate: str = "",
-    activation: str = "",
-    first: int = 0,
+    first: int | None = None,
     residual: torch.Tensor | None = None,
     other: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """What the operators of :mod:`decodeloop.engines.kernels.products` say, of one row ``x`` ``[..., in]``."""
     rows, columns = weight.shape
-    width, height, ahead = sizes(rows, columns, paired=gate != "")
-    rows = rows // 2 if gate else rows
+    paired = gate != "" and first is None
+    width, height, ahead = sizes(rows, columns, paired)
+    rows = rows // 2 if paired else rows
     y = x.new_empty((*x.shape[:-1], rows))
-    _matvec[(triton.cdiv(rows, height // 2 if gate else height),)](
+    _matvec[(triton.cdiv(rows, height // 2 if paired else height),)](
         x.contiguous(),
         weight,
         weight if bias is None else bias,
@@ -72,13 +75,13 @@ def product(
         y,
         rows,
         columns,
-        first,
+        first or 0,
         eps,
         HAS_BIAS=bias is not None,
         NORM=kind,
         HAS_SHIFT=shift is not None,
-        GATE=gate,
-        ACTIVATION=activation,
+        GATE=gate if paired else "",
+        ACTIVATION="" if paired else gate,
         HAS_RESIDUAL=residual is not None,
         HAS_OTHER=other is not None,
         HEIGHT=height,

@@ -74,40 +74,22 @@ def norm_matvec(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     gate: str,
+    first: int | None = None,
 ) -> torch.Tensor:
     """``weight @ normalised(x) + bias``: the beginning of a block.
 
     ``kind`` is one of :data:`NORMS`, ``norm`` ``[in]`` scales what is normalised, and ``shift`` ``[in]`` is added. With
     a ``gate``, one of :data:`GATES`, the rows of ``weight`` are gates, then as many others, and the result is
-    ``gate(gates) * others``.
+    ``gate(gates) * others``. With ``first``, there are no others: the ``gate``, one of :data:`ACTIVATIONS`, is of the
+    result's columns from ``first`` on, and those before it are a parallel block's queries, keys and values.
     """
     if x.is_cuda:
-        return _kernel(x, weight, bias, norm=norm, shift=shift, eps=eps, kind=kind, gate=gate)
+        given = {"norm": norm, "shift": shift, "eps": eps, "kind": kind, "gate": gate, "first": first}
+        return _kernel(x, weight, bias, **given)
     y = functional.linear(normalised(x, norm, shift, eps, kind), weight, bias)
+    if first is not None:
+        return torch.cat([y[..., :first], ACTIVATIONS[gate](y[..., first:])], dim=-1)
     return gated(y, gate) if gate else y
-
-
-@torch.library.custom_op("decodeloop::norm_matvec_activated", mutates_args=())
-def norm_matvec_activated(
-    x: torch.Tensor,
-    norm: torch.Tensor,
-    shift: torch.Tensor | None,
-    eps: float,
-    kind: str,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    activation: str,
-    first: int,
-) -> torch.Tensor:
-    """The same without a gate, and with one of :data:`ACTIVATIONS` of its columns from ``first`` on.
-
-    Those before it are a parallel block's queries, keys and values.
-    """
-    if x.is_cuda:
-        active = {"activation": activation, "first": first}
-        return _kernel(x, weight, bias, norm=norm, shift=shift, eps=eps, kind=kind, **active)
-    y = functional.linear(normalised(x, norm, shift, eps, kind), weight, bias)
-    return torch.cat([y[..., :first], ACTIVATIONS[activation](y[..., first:])], dim=-1)
 
 
 def normalised(x: torch.Tensor, norm: torch.Tensor, shift: torch.Tensor | None, eps: float, kind: str) -> torch.Tensor:
@@ -156,20 +138,6 @@ def _(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     gate: str,
+    first: int | None = None,
 ) -> torch.Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0] // (2 if gate else 1)))
-
-
-@norm_matvec_activated.register_fake
-def _(
-    x: torch.Tensor,
-    norm: torch.Tensor,
-    shift: torch.Tensor | None,
-    eps: float,
-    kind: str,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    activation: str,
-    first: int,
-) -> torch.Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+    return x.new_empty((*x.shape[:-1], weight.shape[0] // (2 if gate and first is None else 1)))
