@@ -17,6 +17,8 @@ Source: `Flash-Decoding for long-context inference <https://pytorch.org/blog/fla
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -56,7 +58,10 @@ def attend(
     width = triton.next_power_of_2(size)
     by_group = heads > shared and (rows * capacity > LONG or width > 128)
     kernel, programs = (attend_by_group, rows * shared) if by_group else (attend_by_head, rows * heads)
-    block, warps = _by_group(width, keys.element_size()) if by_group else _by_head(width, capacity)
+    if by_group:
+        block, warps = _by_group(width, keys.element_size(), _shared_memory(query.device))
+    else:
+        block, warps = _by_head(width, capacity)
     blocks = triton.cdiv(capacity, block)
     pieces = min(blocks, triton.cdiv(BUSY, programs), MOST) if blocks > ALONE else 1
     result = query.new_empty(rows, 1, heads, size)
@@ -139,9 +144,15 @@ def _by_head(width: int, capacity: int) -> tuple[int, int]:
     return block, max(block * width // 2048, 1)
 
 
-def _by_group(width: int, bytes_each: int) -> tuple[int, int]:
-    """The same, of a program that has several such blocks in shared memory."""
-    return max(min(2**15 // (width * bytes_each), 64), 16), max(min(width // 16, 8), 4)
+def _by_group(width: int, bytes_each: int, shared_memory: int) -> tuple[int, int]:
+    """The same, of a program that has keys and values of two blocks and a half in the bytes of its shared memory."""
+    block = min(shared_memory // 5, 2**15) // (width * bytes_each)
+    return max(min(1 << block.bit_length() - 1, 64), 16), max(min(width // 16, 8), 4)
+
+
+@functools.cache
+def _shared_memory(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
 @triton.jit
