@@ -55,7 +55,7 @@ def attend(
     """What the operators of :mod:`decodeloop.engines.kernels.decode_attention` say."""
     rows, heads, _, size = query.shape
     shared, capacity = keys.shape[1:3]
-    width = triton.next_power_of_2(size)
+    width = max(triton.next_power_of_2(size), 16)
     by_group = heads > shared and (rows * capacity > LONG or width > 128)
     kernel, programs = (attend_by_group, rows * shared) if by_group else (attend_by_head, rows * heads)
     if by_group:
