@@ -70,13 +70,14 @@ print(f"{total:,} bytes for {p} tokens")
 # Published models
 # ================
 #
-# In *multi-head* attention (:term:`MHA`) every head has keys and values of its own. In *grouped-query* attention
-# (:term:`GQA`, `Ainslie et al. 2023 <https://arxiv.org/abs/2305.13245>`_) several heads of queries share one head of
-# keys and values, and only these *KV heads* count. The table applies the formula to published shapes in 16-bit numbers.
-# PyTorch's *meta* device knows the shapes of tensors without holding their numbers, so that no weights are needed. The
-# last column says after how many tokens, those of all rows of a batch added up, the cache is as large as the weights.
-# ``google/gemma-3-1b-it`` is left out, because most of its layers forget, which is the topic of the next section, and
-# ``microsoft/phi-1``, because it has the shape of phi-1_5.
+# In *multi-head* attention (:term:`MHA`) every head has keys and values of its own. In the table, "3 of 9" are the KV
+# heads and the heads of queries. In *grouped-query* attention (:term:`GQA`, `Ainslie et al. 2023
+# <https://arxiv.org/abs/2305.13245>`_) several heads of queries share one head of keys and values, and only these *KV
+# heads* count. The table applies the formula to published shapes in 16-bit numbers. PyTorch's *meta* device knows the
+# shapes of tensors without holding their numbers, so that no weights are needed. The last column says after how many
+# tokens, those of all rows of a batch added up, the cache is as large as the weights. ``google/gemma-3-1b-it`` is left
+# out, because most of its layers forget, which is the topic of the next section, and ``microsoft/phi-1``, because it
+# has the shape of phi-1_5.
 
 facts = {}
 for name in sorted(SHAPES.keys() - {"microsoft/phi-1", "google/gemma-3-1b-it"}):
@@ -100,7 +101,7 @@ pandas.DataFrame(facts, index=columns).T.infer_objects().round(1)
 # Another way to keep a cache small is to forget. With a :term:`sliding window` of *w* tokens, as in `Mistral 7B
 # <https://arxiv.org/abs/2310.06825>`_, a token sees itself and the w - 1 tokens before it, and older ones are dropped.
 # Small models with random weights read longer and longer texts. The assertion says that their caches hold exactly the
-# bytes of the formula, and with a window those of at most w - 1 tokens.
+# bytes of the formula, and with a window those of at most w - 1 tokens, so 127 is among the lengths.
 
 shape = {"hidden_size": 256, "num_attention_heads": 8, "head_dim": 32}
 shape |= {"vocab_size": 100, "intermediate_size": 256, "num_hidden_layers": 2}
@@ -138,9 +139,9 @@ ax.minorticks_off()
 # A ``DynamicCache`` grows: each step copies it into new tensors that are longer by one token. A ``StaticCache`` is a
 # set of buffers of fixed size, its :term:`capacity`, in which each step fills the next place. Compiled code wants that,
 # because a new shape may mean compiling again, and a :term:`CUDA graph` needs it, because it replays a step at the same
-# addresses. The flat list of tensors turns into either, and the answer goes on from there. It is the same answer. The
-# list must end one token before the prompt does, because the model has to be given at least one token to say what comes
-# next.
+# addresses. The flat list of tensors (``#2[T1...]`` is a list of two in float32) turns into either, and the answer goes
+# on from there. It is the same answer. The list must end one token before the prompt does, because the model has to be
+# given at least one token to say what comes next.
 
 flat = cache_to_tensors(decodeloop.crop_cache(cache, p - 1))
 forms = {
@@ -201,9 +202,9 @@ except ValueError as error:
 # ===================
 #
 # A dynamic cache will do unless something asks for fixed buffers. Give these no more places than the text needs, since
-# they take the memory of all of them from the start. Every step reads the cache as it reads the weights, so where the
-# caches of all rows come near the weights in size, they can cost time as well. Then take a model with fewer KV heads or
-# with a window.
+# they take the memory of all of them from the start. Every step reads the cache as it reads the weights, so a large one
+# costs time as well, with some kernels long before it is as large as they are (:ref:`l-plot-states`). Then take a model
+# with fewer KV heads or with a window.
 #
 # Measured on
 # ===========

@@ -162,9 +162,9 @@ assert chat.turns == turns[1:]
 # One system prompt, many conversations
 # =====================================
 #
-# What the :term:`system prompt` says is the same for all users of a service, and so is its part of the cache. It is
-# read once, and each conversation begins with a copy of that part: ``fork(turns=0)`` copies a conversation without its
-# turns. Then fewer positions are read before the first token. We time the graph, on the CPU.
+# A :term:`system prompt` is the same for all users of a service, and so is its part of the cache. It is read once, and
+# each conversation begins with a copy of that part: ``fork(turns=0)`` copies a conversation without its turns. Then
+# fewer positions are read before the first token. (A pass also takes time of its own.) We time the graph, on the CPU.
 
 long_rules = options | {"system": " ".join([system] * 8)}
 shared = Conversation(decoder, tokenizer, **long_rules)
@@ -191,8 +191,8 @@ times.plot(title="Until the first piece, on the CPU")
 #
 # A model was made for a certain number of positions, and memory is limited too. Say that the last question does not fit
 # any more. One can *refuse* it, which takes no time but ends the chat. Or one can *forget* the oldest turns. Then all
-# that comes behind them has other positions and is read again. To make that rare, ``Conversation`` drops half of the
-# turns.
+# that comes behind them has other positions and is read again. To make that rare, ``Conversation`` drops half of them
+# (a question is one turn, its answer another).
 
 prompt = encode(turns[:-1])
 small = Conversation(loaded, max_positions=len(prompt) + most - 1, **options)

@@ -179,7 +179,8 @@ for name, run in runs.items():
 #
 # The engines take turns, five times each. *First token* is the time to read the prompt, *next token* that of each
 # further one, *same* the count from above. The :term:`limit` is what reading weights and cache allows as they are
-# stored for that engine, so that fewer bits have a higher one. llama.cpp's file is not counted.
+# stored for that engine, so that fewer bits have a higher one. That promises nothing: they have to be unpacked as well.
+# llama.cpp's file is not counted.
 
 timings = decodeloop.prefill_and_decode_all(runs, new_tokens)
 stored = dict.fromkeys(runs, model) | graphs
@@ -227,8 +228,8 @@ table.assign(same=same).drop(columns=["limit (tokens/s)", "spread"]).round(2)
 #
 # ``generate`` where its features matter more than speed. For one text at a time: on a CPU the fused graph, with int8
 # once you have compared its answers, with int4 after a closer look; on a GPU the compiled loop of :ref:`l-plot-limit`,
-# or the fused graph, which starts sooner and needs no PyTorch at work. For many users, a server that batches.
-# :doc:`/which` has the recorded figures. The fastest of this run:
+# or the fused graph, which is not compiled at each start and needs no PyTorch at work. For many users, a server that
+# batches. :doc:`/which` has the recorded figures. The fastest of this run:
 
 exact = [name for name in runs if same[name] == new_tokens]
 for what, names in (("the same tokens", exact), ("any tokens", list(runs))):

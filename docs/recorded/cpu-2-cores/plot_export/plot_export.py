@@ -188,10 +188,10 @@ shapes = shapes.map(lambda sizes: ", ".join(map(str, sizes)), na_action="ignore"
 shapes.fillna("").filter(regex=r"ids|mask|logits|\.0\.", axis=0)
 
 # %%
-# A name is a dynamic size. (*Within* is a share of the size of the logits.) In the traced graph
-# the present is a new tensor, longer than the past by the new tokens. In the fused one, both are one buffer of a fixed
-# :term:`capacity`, into which each step writes. It counts positions from the mask, and gives the last token's logits
-# only. A row begins at the left of its buffer, where :class:`decodeloop.OnnxDecoder` moves what is padded on the left.
+# A name is a dynamic size. (*Within* is a share of the size of the logits.) In the traced graph the present is a new
+# tensor, longer than the past by the new tokens. In the fused one, both are one buffer of a fixed :term:`capacity`,
+# into which each step writes. It counts positions from the mask, and by default gives the last token's logits only. A
+# row begins at the left of its buffer, where :class:`decodeloop.OnnxDecoder` moves what is padded on the left.
 #
 # What is in the graphs?
 # ======================
@@ -207,8 +207,8 @@ often.plot.barh(title="Operators by kind", xlabel="operators", figsize=(6, 6))
 
 # %%
 # The traced graph spells attention out: slices, products and concatenations to rotate by the position, a softmax, and
-# shapes that are computed on the way. In the fused graph, each layer's attention is one ``GroupQueryAttention``. This
-# model's attention and feed-forward part read the same input, so their matrix products are merged, too:
+# shapes that are computed on the way. In the fused graph, each layer's attention is one ``GroupQueryAttention``. Of the
+# other products, those of the same input are merged here, and so are two whose results are added:
 
 products = counts.loc["MatMul"] // layers  # one more may give the logits
 print("matrix products per layer:", products.to_dict())
@@ -239,8 +239,8 @@ table.round(5)
 #
 # For ONNX Runtime, ``"fused"``: it has far fewer operators, as counted above, and its cache is not copied.
 # :ref:`l-plot-onnx-speed` measures what that saves. For any other runtime ``"dynamo"``, since its operators are the
-# standard's. Either way, mark what varies, let no example size be 0 or 1, and verify the graph at a size that the
-# export has not seen. :doc:`/which` sets the exporters beside the other ways to run a model.
+# standard's. Where a model is traced, mark what varies and let no example size be 0 or 1; verify any graph at a size
+# that the export has not seen. :doc:`/which` compares the exporters.
 #
 # Measured on
 # ===========

@@ -7,7 +7,7 @@ From an LLM to processing a prompt
 
 A large language model (LLM) does one thing: given a text, it says how likely each piece of text is to come next. All
 the rest is a loop around it. This page follows one prompt through three such loops: the one in ``transformers``, one of
-our own in eight lines, and the same loop around an ONNX graph. All three write the same answer, and at the end we
+our own in a few lines, and the same loop around an ONNX graph. All three write the same answer, and at the end we
 measure how long each of them takes.
 
 .. image:: /drawings/loop.svg
@@ -64,8 +64,8 @@ print([tokenizer.decode(token) for token in input_ids[0, :12]], "...")
 print(string_type(input_ids, with_shape=True, with_min_max=True))
 
 # %%
-# The last line is a summary that we will use throughout. ``T7`` is a torch tensor of 64-bit integers (type number 7 of
-# ONNX), ``s`` its shape, one row with one number per token. In brackets are its minimum, its maximum and its mean.
+# The last line is a summary that we will use throughout. ``T7`` is a tensor of int64 (type 7 of ONNX; 1 is float32, 10
+# float16), ``s`` its shape, one row with one number per token. In brackets are its minimum, its maximum and its mean.
 #
 # What the model says
 # ===================
@@ -223,8 +223,8 @@ df.round(3)
 # %%
 # The *first token* takes the time of the prefill, and each *next token* that of a decode step. The *spread* says how
 # far the runs lie apart: (slowest - fastest) / median. What a step takes beyond its limit may go to arithmetic, to
-# copying the cache, or to starting one operator after the other. :ref:`l-plot-onnx-speed` looks for it, and
-# :ref:`l-plot-limit` comes nearer to the limit, one change after the other.
+# copying the cache, or to starting operators one by one, for which Python's time varies from run to run.
+# :ref:`l-plot-onnx-speed` looks for it, and :ref:`l-plot-limit` comes nearer to the limit.
 
 timings.plot(limit, title=f"Tokens per second\n{shape}, random weights")
 

@@ -5,7 +5,7 @@
 Guess ahead
 ===========
 
-A :term:`decode step` reads all weights to write one token. It could check several tokens with the same reading. So let
+A :term:`decode step` reads all weights to write one token. It can check several tokens with the same reading. So let
 something cheap guess the next tokens, and let the model check all guesses in one pass: the text stays the model's own.
 This page guesses from the text and by a :term:`draft model`, checks that no token changes, and measures the speed.
 
@@ -182,7 +182,7 @@ if not on_gpu:
 #
 # If each guess is right with probability *a*, then *k* guesses give 1 + a + a² + ... + aᵏ tokens on average. They cost
 # k steps of the draft and one pass of the model over 1 + k tokens. How much longer is such a pass than one over a
-# single token? We cut a cache so that 1 + k tokens of a text are unread, and write one token: *x* below.
+# single token? We cut a cache so that 1 + k tokens of a text are unread, and write one token: *x* compares these calls.
 
 engines = {"PyTorch": partial(decodeloop.generate, model), "ONNX": graph.generate}
 guessed = [1, 4] if FAST else [1, 2, 4]
@@ -203,8 +203,8 @@ pass_times = decodeloop.measure_all(single_pass)
 
 # %%
 # And what is measured? Each engine continues the prose, and is compared with itself: above 1, guessing is faster. Below
-# 1, guesses are wrong, or the draft's steps take too long. We count *a* with PyTorch and single guesses. The
-# expectation may be too high: guesses are not equally hard, the first pass has none, and comparing them takes time.
+# 1, guesses are wrong, or the draft's steps or passes over several tokens take too long. *a* is counted with PyTorch.
+# Expectations may be off: guesses are not equally hard, and times vary.
 
 measured = decodeloop.measure_all(runs, repeats=3, warmup=0)  # all have run above
 single = DraftModel(drafts["int8"], tokens=1)

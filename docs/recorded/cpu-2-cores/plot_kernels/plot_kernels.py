@@ -5,10 +5,10 @@
 How long must a product take?
 ===============================
 
-Most of a decode step is multiplying one row with each weight matrix of the model. Such a product reads every weight
-once and does next to nothing with it, so it should take as long as reading does. This page measures what the libraries'
-products take, makes fewer and larger ones of them, writes a :term:`kernel` for a single row in twenty lines, and then
-looks at what that brings in a step.
+Nearly all that a decode step reads are weight matrices, and it multiplies one row with each. Such a product reads every
+weight once and does next to nothing with it, so it should take as long as reading does. This page measures what the
+libraries' products take, makes fewer and larger ones of them, writes a :term:`kernel` for a single row in twenty lines,
+and then looks at what that brings in a step.
 
 .. image:: /drawings/row-times-matrix.svg
    :alt: A row times three matrices: as three products, each of which has to be started, and as one over all of them.
@@ -214,7 +214,7 @@ speeds.round(2)
 #
 # Each model is run by a :class:`decodeloop.TorchDecoder`, which records its steps on a GPU. It must write the tokens of
 # the model as it was, up to a :term:`near tie`. Then all take turns. A gain is how much less time a step takes than in
-# the way before it; the expected one is what its products gained above.
+# the way before; the expected one is what its products gained. The rest of a step is small operators.
 
 decoders = {name: decodeloop.TorchDecoder(each) for name, each in models.items()}
 options = {"max_new_tokens": count, "eos_token_id": None}

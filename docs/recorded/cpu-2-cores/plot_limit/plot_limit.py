@@ -7,7 +7,7 @@ How near to the limit can PyTorch come?
 
 A decode step cannot take less time than reading the model's weights does: that is its :term:`limit`. How far is the
 usual loop from it, and what brings it nearer? This page improves the loop rung by rung, as on a ladder, on a model that
-is large enough for its weights to matter. Each rung says first how long a step should take with it.
+is large enough for its weights to matter. Each rung of PyTorch's says first how long a step should take.
 
 .. image:: /drawings/replay.svg
    :alt: Python starts kernels one by one, with gaps between them. One call replays a recording of them, without gaps.
@@ -214,8 +214,8 @@ rungs["ONNX, int4"] = loop_of(int4.generate), less.seconds + starting
 # What each rung brought
 # ======================
 #
-# All loops take turns. A *gain* is how many milliseconds less a token takes than with the rung before. A diamond is
-# what was expected. (The limit of 4 bits would be far to the right, and is in the table only.) A loop that takes longer
+# All loops take turns. A *gain* is how many milliseconds less a token takes than in the column before. A diamond is
+# what was expected. (4 bits' limit and diamond would be far to the right; the table has both.) A loop that takes longer
 # than expected spends time on what we did not count, such as what Python does between operators, or on slower kernels.
 
 turns = {name: partial(run, prompt) for name, (run, _) in rungs.items()}
@@ -237,9 +237,9 @@ ax.plot(1e3 / table["expected (ms)"][names], range(len(names)), "D", color="C3")
 # Which should I use?
 # ===================
 #
-# ``TorchDecoder(model, compile=True)`` for a program that runs much longer than it takes to compile; an ONNX graph for
-# one that is started often, or runs on a CPU. The table says by how much here. The nearer to the limit, the more fewer
-# bytes help; far from it, a step spends its time on other things.
+# ``TorchDecoder(model, compile=True)`` for a program that runs much longer than it takes to compile; an ONNX graph,
+# exported once, for one that is started often, or runs on a CPU. The table says by how much here. The nearer a loop is
+# to its limit, the more it gains from fewer bytes; far from it, a step spends its time on other things.
 #
 # Measured on
 # ===========

@@ -10,7 +10,7 @@ cache grows with it, and every new token reads all of that. This page measures e
 less memory beside the cache, and looks for a hidden number when part of the cache is thrown away or kept in fewer bits.
 
 .. image:: /drawings/chunks.svg
-   :alt: A prompt is read in chunks, and the memory of a pass stays the same. A sliding window's mask hides old tokens.
+   :alt: A prompt is read in chunks of four tokens, while the cache grows. A sliding window's mask hides old tokens.
    :class: drawing
 
 Setup: a Llama with random weights, for time and memory; and SmolLM2-135M-Instruct, whose answers mean something (``pip
@@ -110,7 +110,13 @@ print(f"{long // short} x the text, {growth['whole (ms)']:.1f} x the time")
 times_as_long = most["in chunks (ms)"] / most["whole (ms)"]
 print(f"in chunks {times_as_long:.1f} x as long as whole")
 ax = table.filter(like="besides").plot(loglog=True, style=["o-", "s--"])
-_ = ax.set(title="Memory besides the cache", xlabel="tokens", ylabel="MiB")
+_ = ax.set(
+    title="Memory besides the cache",
+    xlabel="tokens",
+    ylabel="MiB",
+    xticks=lengths,
+    xticklabels=lengths,
+)
 
 # %%
 # For the next token, weights and cache are read once more. The :term:`limit` is the least time that this can take.
@@ -194,8 +200,8 @@ def found(tokens):
 
 
 # %%
-# What lies further back than the window cannot be looked up, and a model that is asked for it makes something up. Gemma
-# and others were trained with a :term:`sliding window` in some layers, and their caches forget by themselves.
+# What lies further back than the window cannot be looked up, and a model that is asked for it says something else.
+# Gemma and others were trained with a :term:`sliding window` in some layers, and their caches forget by themselves.
 
 window = 64 if FAST else 128
 recall = pandas.DataFrame({"everything": found(tokens)}, index=places)

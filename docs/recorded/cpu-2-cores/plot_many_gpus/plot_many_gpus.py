@@ -7,8 +7,8 @@ More than one GPU
 
 A model that does not fit on one GPU has to be spread over several, and one that does fit may be faster there, or serve
 more users. There are three ways, and this page runs each of them with engines that exist. It counts what each GPU reads
-and sends, and computes from bytes, bandwidth and the time of one :term:`all-reduce` which way is the fastest for a
-model.
+and sends, reckons from bytes, bandwidth and the time of one :term:`all-reduce` which should be the fastest, and
+measures it.
 
 .. image:: /drawings/three-ways.svg
    :alt: Two GPUs, three times. As replicas, each has all four layers and a user of its own. In tensor parallelism each
@@ -105,9 +105,9 @@ def sent_by(model):
 #
 # Before anything is timed, both ranks together have to write what one process writes, also in a padded batch: in
 # float32 the same tokens, and in half precision :func:`decodeloop.verify` decides, since sums over ranks are added up
-# in another order. Then one process, replicas and tensor parallelism are timed by :class:`decodeloop.TorchDecoder`,
-# whose step is captured on a GPU. Such a step holds kernels of NCCL, NVIDIA's library for sending, and has to be freed
-# before the ranks can end; ``with`` sees to that.
+# in another order. Then :class:`decodeloop.TorchDecoder` times one process, replicas and tensor parallelism; its step
+# is captured on a GPU. Such a step holds kernels of NCCL, NVIDIA's library for sending, and has to be freed before the
+# ranks end, which ``with`` does. Layers on different devices run in the usual loop, so do not compare their bar.
 
 
 def check_tokens(whole, decoder):
@@ -160,7 +160,7 @@ def in_one_process(folder):
 # %%
 # These functions are the script of a rank, which :func:`decodeloop.run_ranks` starts twice with `torchrun
 # <https://docs.pytorch.org/docs/stable/elastic/run.html>`_. A rank that fails, is killed or hangs is named in an error.
-# The table has bytes, and seconds of an all-reduce or of a step; the number behind each way is that of its users.
+# The table has bytes, a count, and seconds of an all-reduce or a step; behind each way is its number of users.
 
 HEAD = f"""
 import json
@@ -203,9 +203,9 @@ table.map("{:.3g}".format)  # bytes, and seconds
 #
 # Tensor parallelism over two ranks saves half of the reading, and adds all-reduces. So its step is shorter if reading
 # half of the weights takes longer than the all-reduces: above a size, the *crossing*, that follows from the bandwidth
-# and from their number and time, all measured above. A replica's step is that of one process, so with two users the
-# same comparison decides. Two processes on one CPU read the same memory, each at half the speed, so by this reckoning
-# nothing is saved. What was measured is printed last.
+# and from their number and time, measured above. What else a spread step costs is left out, so near the crossing this
+# can be wrong: believe the last lines, which were measured. Two processes on one CPU read the same memory, each at half
+# the speed, so nothing is saved. The last two sizes are published ones.
 
 
 def crossing(facts, sums):
@@ -233,10 +233,10 @@ for name, facts in measured.items():
 # ===================
 #
 # One GPU while a model fits and a step with all users takes hardly longer than with one (:ref:`l-plot-batch`); replicas
-# for more users, since nothing is sent. Tensor parallelism for a model that does not fit, and, if one user has to be
-# answered faster, for one above the crossing. Layers on different devices only make room: a user waits as long as on
-# one GPU that had it, or longer. What goes wrong: :ref:`l-plot-many-gpus-traps`. Beyond one machine are servers: `vLLM
-# <https://docs.vllm.ai/en/latest/serving/parallelism_scaling.html>`_ and `transformers
+# where it grows, since they send nothing. Tensor parallelism for a model that does not fit, and, to answer one user
+# faster, for one well above the crossing, if it is measured. Layers on different devices only make room: a user waits
+# as long as on one GPU that had it, or longer. What goes wrong: :ref:`l-plot-many-gpus-traps`. Beyond one machine are
+# servers: `vLLM <https://docs.vllm.ai/en/latest/serving/parallelism_scaling.html>`_ and `transformers
 # <https://huggingface.co/docs/transformers/main/en/perf_infer_gpu_multi>`_ say how far their ways go.
 #
 # Measured on

@@ -198,9 +198,10 @@ assert tokens == static(small.model, rows) == static(small.model, 1)
 
 # %%
 # Now both are timed with the larger model. They cannot take turns, since the engine has the model to itself while it is
-# open. Where the gray lines overlap, from the fastest to the slowest run, the two are not told apart. On a GPU, neither
-# records its steps here, so most of their time may be the host's, which starts the operators: :ref:`l-plot-serving` has
-# a loop that records.
+# open. Each is run a few times; where the gray lines overlap, from the fastest to the slowest run, the two are not told
+# apart. The engine takes more steps than were counted, since it reads prompts in parts. On a GPU, neither records its
+# steps here, so most of their time may be the host's, which starts the operators: :ref:`l-plot-serving` has a loop that
+# records.
 
 times = {"repeats": 2, "warmup": 1}
 if device == "cuda":

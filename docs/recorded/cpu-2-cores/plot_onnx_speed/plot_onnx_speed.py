@@ -188,9 +188,10 @@ for name, slope in slopes[list(steps)].items():
 times.round(3)
 
 # %%
-# Where a line is straight, its slope is what the cache costs, and its height at a short text is everything else. (On a
-# GPU it may bend: a short cache is copied while the host starts operators.) Steps that move the cache read and write
-# each position; in the shared buffer attention only reads it, which may take it longer than the reading alone would.
+# Where a line is straight, its slope is what the cache costs, and its height at a short text the rest. (On a GPU it may
+# bend: a short cache is copied while the host starts operators.) Steps that move the cache read and write each
+# position, in small operators more than once; in the shared buffer attention only reads it, which may take longer than
+# reading alone would.
 #
 # What does an operator cost that does nothing?
 # =============================================
@@ -226,16 +227,16 @@ print(f"IO binding less fused graph, at a short text: {shorter:.2f} ms")
 # waits for the one before and has one input, while those of a graph may not wait, and have more.) Other parts are
 # products that are merged, and results that one operator writes to memory for the next one to read.
 #
-# On a GPU one can go further. With one buffer, shapes and addresses stay the same, so that everything that a step
-# starts can be recorded as a :term:`CUDA graph` and started by one call. :class:`decodeloop.OnnxDecoder` does so by
-# itself; :ref:`l-plot-engines` has its speed, and :ref:`l-plot-limit` tells how it works.
+# On a GPU one can go further. With one buffer, all that a step starts can be recorded as a :term:`CUDA graph` and
+# started by one call. :class:`decodeloop.OnnxDecoder` does so; :ref:`l-plot-engines` has its speed, and
+# :ref:`l-plot-limit` tells how it works.
 #
 # Which should I use?
 # ===================
 #
 # Numpy arrays to try a graph out. To run a model in a program, the fused graph with one buffer for past and present, as
-# :class:`decodeloop.OnnxDecoder` runs it. With a graph whose cache grows, bind the cache on a GPU, so that it stays
-# there. :ref:`l-plot-precision` reads fewer bytes, and :doc:`/which` compares all. Here, at the longest text:
+# :class:`decodeloop.OnnxDecoder` runs it. With a graph whose cache grows, bind the cache on a GPU.
+# :ref:`l-plot-precision` reads fewer bytes, :doc:`/which` compares all. At the longest text, without a CUDA graph:
 
 for name, ms in times.iloc[-1].items():
     print(f"{name}: {1e3 / ms:.0f} tokens/s")

@@ -149,11 +149,11 @@ runs = {name: run(decoder) for name, decoder in decoders.items()}
 timings = decodeloop.prefill_and_decode_all(runs, 8 if FAST else 48)
 
 # %%
-# Measure it on texts that matter to you. *Changed* says how many of the two answers differ from the model's own.
-# :term:`Perplexity <perplexity>` says how surprised a decoder is by the texts that were kept back: at a perplexity of
-# 2, it is as unsure of each token as if it had to guess between two. It is made of the probabilities of all tokens, so
-# it also shows a change that is too small to change an answer. Here the padding stands on the left, as in generation.
-# The speed is that of a small model; what fewer bits save in a large one is measured in :ref:`l-plot-precision`.
+# Measure it on texts that matter to you. *Changed* says how many of the two answers differ from the model's own,
+# *spread* how far runs lay apart. :term:`Perplexity <perplexity>` says how surprised a decoder is by the texts that
+# were kept back: at a perplexity of 2, it is as unsure of each token as if it had to guess between two. It is made of
+# the probabilities of all tokens, so it also shows a change that is too small to change an answer. Here the padding
+# stands on the left, as in generation. The speed is that of a small model; :ref:`l-plot-precision` has a large one.
 
 rows = tokenizer(texts[2::3], padding_side="left", **padded).to(device)
 table = timings.table()
@@ -234,9 +234,9 @@ print(python(*chat, cwd=folder, input="def gcd(a, b):\n"))
 # Which should I use?
 # ===================
 #
-# On a GPU whose memory is large enough, the 16 bits that the checkpoint has. Elsewhere begin with int8, whose
+# On a GPU with memory enough, the checkpoint's 16 bits (:ref:`l-plot-precision`). Elsewhere begin with int8, whose
 # perplexity was within 5 % here. Take int4 where memory or speed matter more, and read its answers to your own texts
-# one by one. :doc:`/which` compares these and other ways at full size. In this run:
+# one by one. :doc:`/which` compares more at full size. In this run:
 
 faster = table["tokens/s"]["int4"] / table["tokens/s"][whole]
 print(f"int4: {faster:.2f} x {whole}'s speed, perplexity {lost['int4']:+.1f} %")

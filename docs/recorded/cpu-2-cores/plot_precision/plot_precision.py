@@ -84,7 +84,7 @@ print(f"{matrix.nbytes:,} bytes of float32 have become {stored:,}")
 # likely tokens a model would have to guess, on average: how good it is at a text. (At a short text, a rounded model may
 # be better by chance.) *KL*, the :term:`Kullback-Leibler divergence`, says how far two distributions of the next token
 # are apart: the worst of the six texts at each step, and the mean over steps. *Changed* counts the tokens that the
-# quantized model would have written differently.
+# quantized model would have written differently, and *largest change* is the furthest that a logit moved.
 
 tasks = {
     "print_prime(n)": "Print all primes between 1 and n",
@@ -127,8 +127,8 @@ def losses(decoder):
 #
 # :func:`decodeloop.quantize_onnx` rounds an ONNX graph. ONNX Runtime's fast product on a CPU also rounds the
 # :term:`activations`, the numbers that are multiplied by the weights, to 8 bits, so as to compute in whole numbers.
-# ``accuracy_level=0`` leaves them as they are, which a GPU always does. How much slower that makes a CPU stands in the
-# reference of the function, so keep the default there.
+# ``accuracy_level=0`` leaves them as they are, which a GPU always does. That makes a CPU slower, so keep the default
+# there; the reference of the function says by how much.
 
 kinds = {
     "int8, block 32": {"bits": 8},
@@ -232,8 +232,8 @@ saved.round(2)
 #
 # On a GPU begin with 16 bits, which it multiplies as they are. Most CPUs have to widen them to 32 first: begin with 8
 # bits there. Take 4 bits where speed or memory matter more than the tokens that change, and read answers of your own
-# model first. Keep to blocks of 32, the default, since larger ones lose more. :doc:`/which` compares these and other
-# ways. In this run:
+# model first. Blocks of 32, the default, lose less than larger ones, which are worth a trial where they are faster.
+# :doc:`/which` compares these and other ways. In this run:
 
 for kind, speed in speeds.items():
     print(f"{kind}: {speed / speeds[whole]:.2f} x the speed of {whole};", end=" ")

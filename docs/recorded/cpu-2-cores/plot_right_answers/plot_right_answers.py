@@ -103,7 +103,7 @@ assert not is_right("while True: pass", "True")
 # =================
 #
 # A setting writes several answers to each exercise, all in one batch. Of each exercise we note how many answers are
-# right, and how many of them are different texts.
+# right, and how many different texts there are among all.
 
 
 def count(sampler, answers_each):
@@ -167,7 +167,7 @@ table.round(1)
 # =======================
 #
 # Six exercises are few, and one seed's draws are noisy. Still, more variety goes with fewer right answers. The numbers
-# at the ends of a line are its temperatures.
+# at the ends of a line are its temperatures, in its color; where lines meet, one may hide another.
 
 order = table["different"].rank().corr(table["right (%)"].rank())
 assert order < -0.5
@@ -192,8 +192,9 @@ print(f"rank correlation of different and right: {order:.2f}")
 # ===================
 #
 # If nobody checks the answer, take greedy. If answers can be checked, as programs can, draw several and keep one that
-# passes: then *solved* counts, and greedy has a single try. If you raise the temperature, cut off the tail as well; of
-# the rules here, min-p kept the most answers right. On code, leave the repetition penalty off.
+# passes: then *solved* counts, and greedy has a single try. (Many times the work need not solve many more.) If you
+# raise the temperature, cut off the tail as well; of the rules here, min-p kept the most answers right. On code, leave
+# the repetition penalty off: one of 2 did harm here.
 
 hot = table.xs(2.0, level="temperature")["right (%)"]
 most, alone = table["solved"].max(), results["greedy"]["solved"]

@@ -59,7 +59,7 @@ print(f"tokens: {small.name}; times: {large.name}, {large.model.dtype}, {device}
 # If users do not know of each other, the gaps between two of them are exponential: :term:`Poisson arrivals`. ``alone``
 # is how long an answer takes on average if there is one user, here by :class:`decodeloop.TorchDecoder`. If ``n /
 # alone`` users come in a second and nobody has to wait, ``n`` of them are there at a time, on average: the *load*. Four
-# times as many come in all.
+# times as many come in all, at most 64, so at the highest load nearly all come at once.
 
 decoder = decodeloop.TorchDecoder(large.model)
 ours = decodeloop.prefill_and_decode(
@@ -146,7 +146,7 @@ with engine(small.model) as manager:
 assert tokens == expected
 
 # %%
-# The times are medians over the users. The tokens per second are those of all users.
+# Times are medians over users, tokens per second are of all. Each load is run once, so small differences are chance.
 
 rows = {}
 with engine(large.model) as manager:
@@ -159,7 +159,9 @@ columns = ["first token (s)", "last token (s)", "next token (s)", "tokens/s"]
 table = pandas.DataFrame(rows, index=columns).T.rename_axis(["way", "load"])
 look = {"style": "o-", "loglog": True, "ylabel": "seconds to the first token"}
 title = f"What a user waits, {large.name} on {device}"
-table["first token (s)"].unstack("way").plot(title=title, **look)
+table["first token (s)"].unstack("way").plot(title=title, **look).set_xticks(
+    loads, loads
+)
 table.round(3)
 
 # %%
@@ -168,9 +170,9 @@ table.round(3)
 #
 # With one user at a time on average, a loop that answers them in turn hardly pauses, and some of them wait because two
 # came close together. With more, a queue grows for as long as they come. An engine reads the weights once for all who
-# are there. But its steps are longer. Without the package of flash attention it cannot record them on a GPU, as ours
-# are, and its attention has more to do. The longer its steps, the more users it takes before they get more from it. *In
-# turn* is divided by *all together*: above 1, the engine is ahead, and for tokens per second below 1.
+# are there. But its steps may be longer. Without the package of flash attention it cannot record them on a GPU, as ours
+# are. The longer its steps, the more users it takes before they get more from it. *In turn* is divided by *all
+# together*: above 1, the engine is ahead, and for tokens per second below 1.
 
 ratio = table.loc["in turn"] / table.loc["all together"]
 assert FAST or ratio["first token (s)"].iloc[-1] > 1.5  # at the highest load
@@ -238,10 +240,10 @@ else:
 # Which should I use?
 # ===================
 #
-# Our loops, for one user at a time or for prompts that are all there at once: a program of your own, an editor, a test.
-# An engine, where users come when they like and several are there at a time; the numbers above say whether and from
-# which load on it pays here: for the first token, for the last, and for all tokens per second. That of transformers
-# inside a program that you have, vLLM for a server that others rely on.
+# Our loops, for one user at a time, or for prompts that are all there at once and get answers of about one length. An
+# engine, where users come when they like and several are there at a time; the numbers above say whether and from which
+# load on it pays here: for the first token, for the last, and for all tokens per second. That of transformers inside a
+# program that you have, vLLM for a server that others rely on.
 #
 # Measured on
 # ===========

@@ -144,7 +144,7 @@ memory.round(2)  # MiB
 # zeros, since the time does not depend on its numbers. The :term:`limit` is the time to read weights and cache once,
 # and to write the states. How far a step is from it depends on its operators: transformers computes a state with many
 # small ones where it finds no kernels, and one row's attention keeps few processors of a GPU busy. So look at how the
-# times grow.
+# times grow, beside their limits.
 
 
 def run_from(model, n):
@@ -196,7 +196,7 @@ assert torch.equal(*texts)
 #
 # In a batch, shorter prompts are padded on the left (:ref:`l-plot-batch`). Attention can leave the padding out in any
 # later step. A state must be told of it while it reads, by the mask, since what has been added stays. With the mask, a
-# padded row has the :term:`logits` that it has alone, up to rounding. Without it, the padding is part of the text.
+# padded row has nearly the :term:`logits` that it has alone. Without it, the padding is part of the text.
 
 ids = text[0, :12].repeat(2, 1)
 mask = torch.ones_like(ids)
@@ -231,8 +231,8 @@ print(report.checked)
 # ===================
 #
 # Attention for short texts: all three read about as many bytes then, and a cache can be cut, copied and shared. For
-# long texts, and for many rows, each with a cache of its own, a state saves memory, and time from the length on that
-# the table shows. What has faded cannot be looked up, so most such models keep attention in a few layers.
+# long texts a state saves memory, the more so with many rows, and time from the length on that the table shows. What
+# has faded cannot be looked up, so most such models keep attention in a few layers.
 
 n, m, ms, figures = lengths[0], lengths[-1], table["ms"], {}
 for name in models:

@@ -5,9 +5,9 @@
 Ten traps: four wrong answers
 =============================
 
-A decode loop that is wrong still writes text, and mostly text that looks fine. This page walks into four traps on
-purpose; six more, which lose time or measure it wrongly, are on :ref:`l-plot-traps-numbers`. For each trap there is the
-wrong code and what it did here, a remedy, and the right code, which passes the check that the wrong one fails:
+A decode loop that is wrong still writes text, and raises no error. This page walks into four traps on purpose; six
+more, which lose time or measure it wrongly, are on :ref:`l-plot-traps-numbers`. For each trap there is the wrong code
+and what it did here, a remedy, and the right code, which passes the check that the wrong one fails:
 
 * `1. Positions that are off by one`_
 * `2. Position ids in some steps only`_
@@ -224,8 +224,8 @@ assert new < 0.25
 # What each one did here
 # ======================
 #
-# In the first three traps, the first token is as it should be: it is chosen before anything is wrong. So a test that
-# looks at one token passes. The plot shows how far the logits of each step are from the right ones.
+# In the first three traps, the first token is as it should be, so a test that looks at one token passes. The plot shows
+# how far the logits of each step are from the right ones. Once a token differs, they are of two texts.
 
 apart = {name: (each - logits).abs().amax(-1).cpu() for name, each in off.items()}
 assert all(each[0] < 0.01 and each[1] > 0.1 for each in apart.values())
@@ -243,7 +243,7 @@ pandas.DataFrame({"what it did": costs})
 
 figures = {
     "positions off by one (% of tokens wrong)": 100 * early / steps,
-    "no position ids (% of tokens wrong)": 100 * jump / steps,
+    "position ids in some steps only (% of tokens wrong)": 100 * jump / steps,
     "mask dropped (% of tokens wrong)": 100 * unmasked / steps,
     "stale file (largest logit difference)": stale,
 }

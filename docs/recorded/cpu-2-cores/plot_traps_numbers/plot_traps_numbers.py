@@ -6,8 +6,8 @@ Ten traps: six lost or wrong numbers
 ====================================
 
 A clock that is wrong still shows a number, and work that is done for nothing changes no token, so that whoever looks
-only at the text does not notice. These are six such traps; four that change the text are on :ref:`l-plot-traps`. Each
-has the wrong code and what it did here, a remedy, and the right code, which passes the check that the wrong one fails:
+only at the text does not notice. These are six such traps; four that change text or logits are on :ref:`l-plot-traps`.
+Each has the wrong code and what it did, a remedy, and the right code, which passes the check that the wrong one fails:
 
 * `5. A device that is not there`_
 * `6. Half precision on a CPU`_

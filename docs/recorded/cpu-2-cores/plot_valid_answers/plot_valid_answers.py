@@ -6,7 +6,7 @@ Only valid answers
 ==================
 
 A program that asks a model wants one of three words, a date, or JSON with the right keys, and not a polite sentence
-around it. This page bans every token that would leave the allowed form: first by ten lines of our own, then by a
+around it. This page bans every token that would leave the allowed form: first by a dozen lines of our own, then by a
 :term:`grammar`. All answers become valid. What does that cost, and what does it do to a model that had other plans?
 
 .. image:: /drawings/grammar.svg
@@ -239,7 +239,7 @@ _ = ax.set(title="Probability of what the schema allowed", xlabel="step")
 # Which should I use?
 # ===================
 #
-# For a few fixed answers, ten lines of your own. For a pattern or for JSON, a grammar. Also ask for the form in the
+# For a few fixed answers, a dozen lines of your own. For a pattern or for JSON, a grammar. Also ask for the form in the
 # prompt: a rule makes an answer valid, and only the model can make it right. Where the first steps of the plot are near
 # 0, it goes on from a text that it would not have begun. Bound all lengths, and leave room for the longest answer.
 #
