@@ -69,7 +69,8 @@ def attend(
     acc_pieces = query.new_empty(rows * heads, pieces, width, dtype=torch.float32)
     appends = key is not None and value is not None and position is not None
     if appends:
-        query, key, value = (x if x.stride()[1::2] == (size, 1) else x.contiguous() for x in (query, key, value))
+        # mypy does not see that they are there now
+        query, key, value = (x if x.stride()[1::2] == (size, 1) else x.contiguous() for x in (query, key, value))  # type: ignore
     else:  # only the query is read
         query, keys, values = query.contiguous(), keys.contiguous(), values.contiguous()
         key, value, position = query, query, mask
@@ -93,8 +94,8 @@ def attend(
         l_pieces,
         acc_pieces,
         query.stride(0),
-        key.stride(0),
-        value.stride(0),
+        key.stride(0),  # type: ignore[union-attr]
+        value.stride(0),  # type: ignore[union-attr]
         cosines.stride(0) if cosines.shape[0] > 1 else 0,
         heads,
         capacity,
@@ -152,7 +153,7 @@ def _by_group(width: int, bytes_each: int, shared_memory: int) -> tuple[int, int
 
 @functools.cache
 def _shared_memory(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]
 
 
 @triton.jit
