@@ -6,7 +6,7 @@ A long text
 ===========
 
 What does a text of many thousand tokens cost? This page measures time and memory, reads a prompt in chunks to need less
-of it, and looks for a hidden number when part of the cache is thrown away or kept in fewer bits.
+memory, and looks for a hidden number when part of the cache is thrown away or kept in fewer bits.
 
 .. image:: /drawings/chunks.svg
    :alt: A prompt is read in chunks of four tokens, while the cache grows. A sliding window's mask hides old tokens.
@@ -209,8 +209,8 @@ recall.rename_axis(f"hay before the needle, of {repeats}")
 # Smaller caches
 # ==============
 #
-# Or in fewer bits: ``QuantizedCache`` of newer versions has 8-bit floats, the largest of its first pass as 448. What is
-# larger later is cut off or NaN. On a GPU, ``offloading=True`` keeps most layers in the host's memory.
+# All can stay, in fewer bits: ``QuantizedCache`` of newer versions has 8-bit floats, the largest of its first pass as
+# 448. What is larger later is cut off or NaN. On a GPU, ``offloading=True`` keeps most layers in the host's memory.
 
 from transformers import QuantizedCache
 

@@ -3,7 +3,7 @@
 Libraries tune attention for many queries. With one, it takes as long as reading the keys and values does, if enough
 programs read at once: so the positions are cut into pieces, one program takes a piece, and a second kernel adds the
 pieces up. Over a short text, a program takes one head (:mod:`decodeloop.engines.kernels.attend_by_head`); over a long
-one, all query heads that share keys and values, which it reads once for them
+one, or with heads of more than 128 numbers, all query heads that share keys and values, which it reads once for them
 (:mod:`decodeloop.engines.kernels.attend_by_group`).
 
 What comes before it in a step is small, and a kernel of its own takes as long as attention over a short text. So the

@@ -1,6 +1,6 @@
 """Attention over a long text: one program takes all query heads that share keys and values, which it reads once.
 
-Tensor cores multiply, for which there must be 16 heads: more than a group has, and they are free.
+Tensor cores multiply, which take 16 heads at least: a group of fewer is filled up, which costs nothing.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The compiler's graph of a step is searched for these patterns, so this knows no architecture: a layer that computes the
 same in another order keeps its kernels. Each pattern is plain PyTorch (:mod:`decodeloop.engines.kernels.products`),
-traced as the compiler traces a model.
+traced as the compiler traces a model. An activation behind a product, and what comes before attention, are looked for
+afterwards (:mod:`decodeloop.engines.kernels.activation_fusion`, :mod:`decodeloop.engines.kernels.attention_fusion`).
 
 Source: `inductor's pattern matcher
 <https://github.com/pytorch/pytorch/blob/main/torch/_inductor/pattern_matcher.py>`_.
