@@ -252,6 +252,27 @@ def of_rows(y, activation):
     return activation(y.view(1, 2, 5)[:, 1:])
 
 
+def read_as_rows(y, activation):
+    return y.view(1, 2, 5) * 2, activation(y[..., 6:])
+
+
+def added_up(y, activation):
+    return y.sum(-1, keepdim=True), activation(y[..., 6:])
+
+
+def read_from_the_end(y, activation):
+    return y[..., -3:] * 2, activation(y[..., 6:])
+
+
+def split(y, activation):
+    first, second = y.split([6, 4], dim=-1)
+    return first, activation(second)
+
+
+def read_by_rows(y, activation):
+    return y[0:1] * 2, activation(y[..., 6:])
+
+
 @pytest.mark.parametrize("name", ["silu", "relu", "gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu"])
 @pytest.mark.parametrize(
     ("used", "joins"),
@@ -263,6 +284,11 @@ def of_rows(y, activation):
         (read_in_part_before, False),
         (twice, False),
         (of_rows, False),
+        (read_as_rows, False),
+        (added_up, False),
+        (read_from_the_end, False),
+        (read_by_rows, False),
+        (split, False),
     ],
 )
 def test_a_product_activates_what_nothing_else_reads(used, joins, name):

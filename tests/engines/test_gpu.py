@@ -275,6 +275,36 @@ def test_attention_normalises_rotates_and_appends(
             torch.testing.assert_close(got.cpu(), exact, atol=4e-2, rtol=4e-2)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("heads", "key_heads", "capacity"), [(4, 4, 64), (4, 4, 1000), (8, 2, 4000)])
+def test_a_key_that_is_no_number_is_not_hidden(heads, key_heads, capacity, number):
+    """A model that overflows is told so: by head, in pieces, and by group."""
+    from decodeloop.engines.kernels.decode_attention import append_and_attend
+
+    parts = [torch.randn(1, n, 1, 64, device="cuda", dtype=torch.float16) for n in (heads, key_heads, key_heads)]
+    keys, values = torch.randn(2, 1, key_heads, capacity, 64, device="cuda", dtype=torch.float16)
+    mask = torch.zeros(1, 1, 1, capacity, device="cuda", dtype=torch.float16)
+    keys[0, 0, capacity // 3] = number
+    place = torch.tensor([capacity - 1], device="cuda")
+    got = append_and_attend(
+        *parts, keys, values, place, None, None, None, None, 0.0, False, mask, 0.125, None, None, False
+    )
+    finite = got.isfinite().all(-1)[0, 0]
+    reads = torch.arange(heads, device="cuda") // (heads // key_heads) == 0
+    assert not finite[reads].any()
+    assert finite[~reads].all()
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "gelu", "relu"])
+def test_an_activation_of_no_number_is_none(activation):
+    from decodeloop.engines.kernels import products
+
+    x, weight = torch.randn(1, 1, 64, device="cuda"), torch.randn(10, 64, device="cuda")
+    weight[[1, 7]] = float("nan")
+    got = products.norm_matvec(x, x[0, 0], None, 1e-5, "rms", weight, None, activation, 4)
+    assert got.isnan()[0, 0].nonzero().flatten().tolist() == [1, 7]
+
+
 @pytest.mark.parametrize("lengths", [[30], [30, 4, 11]])
 def test_a_compiled_step_of_grouped_heads_writes_the_same(llama, lengths):
     model = copy.deepcopy(llama).to("cuda")

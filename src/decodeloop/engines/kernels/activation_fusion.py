@@ -29,7 +29,7 @@ def join(graph: Graph, dtype: torch.dtype) -> None:
         *arguments, gate = product.args[:8]
         if gate or end < product.meta["val"].shape[-1] or any(user not in found["nodes"] for user in x.users):
             continue
-        if any(_columns(user)[1][1] > first for user in product.users if user is not x and product is not x):
+        if product is not x and not all(user is x or _is_before(user, product, first) for user in product.users):
             continue
         with graph.inserting_before(product):
             # by the same operator: torch 2.11 writes out all that leads to one that it meets for the first time
@@ -38,6 +38,14 @@ def join(graph: Graph, dtype: torch.dtype) -> None:
         product.replace_all_uses_with(activated)
         node.replace_all_uses_with(activated if product is x else x)
     graph.eliminate_dead_code()
+
+
+def _is_before(user: Node, product: Node, first: int) -> bool:
+    """Whether all that a node reads of a product is columns before the first one that is activated."""
+    if user.target is not aten.slice.Tensor:
+        return False
+    source, (_, end) = _columns(user)
+    return source is product and end <= first
 
 
 def _columns(node: Node) -> tuple[Node, tuple[int, int]]:

@@ -56,10 +56,12 @@ def attend(
     rows, heads, _, size = query.shape
     shared, capacity = keys.shape[1:3]
     width = max(triton.next_power_of_2(size), 16)
+    heads_at_once = max(triton.next_power_of_2(heads // shared), 16)
     by_group = heads > shared and (rows * capacity > LONG or width > 128)
     kernel, programs = (attend_by_group, rows * shared) if by_group else (attend_by_head, rows * heads)
     if by_group:
-        block, warps = _by_group(width, keys.element_size(), _shared_memory(query.device))
+        tile = heads_at_once * width * query.element_size()
+        block, warps = _by_group(width, keys.element_size(), _shared_memory(query.device) - tile)
     else:
         block, warps = _by_head(width, capacity)
     blocks = triton.cdiv(capacity, block)
@@ -67,12 +69,12 @@ def attend(
     result = query.new_empty(rows, 1, heads, size)
     m_pieces, l_pieces = query.new_empty(2, rows * heads, pieces, dtype=torch.float32)
     acc_pieces = query.new_empty(rows * heads, pieces, width, dtype=torch.float32)
-    appends = key is not None and value is not None and position is not None
-    if appends:
-        # mypy does not see that they are there now
-        query, key, value = (x if x.stride()[1::2] == (size, 1) else x.contiguous() for x in (query, key, value))  # type: ignore
+    query = _whole_heads(query)
+    appends = position is not None
+    if key is not None and value is not None and position is not None:
+        key, value = _whole_heads(key), _whole_heads(value)
     else:  # only the query is read
-        query, keys, values = query.contiguous(), keys.contiguous(), values.contiguous()
+        keys, values = keys.contiguous(), values.contiguous()
         key, value, position = query, query, mask
     cosines, sines = (mask, mask) if cos is None or sin is None else (cos.contiguous(), sin.contiguous())
     query_norm, key_norm = norms or (mask, mask)
@@ -94,8 +96,8 @@ def attend(
         l_pieces,
         acc_pieces,
         query.stride(0),
-        key.stride(0),  # type: ignore[union-attr]
-        value.stride(0),  # type: ignore[union-attr]
+        key.stride(0),
+        value.stride(0),
         cosines.stride(0) if cosines.shape[0] > 1 else 0,
         heads,
         capacity,
@@ -112,7 +114,7 @@ def attend(
         SINKS=sinks is not None,
         SKIPS=windowed,
         GROUPS=heads // shared,
-        HEADS=max(triton.next_power_of_2(heads // shared), 16),
+        HEADS=heads_at_once,
         PIECES=pieces,
         STEPS=triton.cdiv(blocks, pieces),
         BLOCK=block,
@@ -137,6 +139,11 @@ def attend(
     return result
 
 
+def _whole_heads(x: torch.Tensor) -> torch.Tensor:
+    """Heads of one token for each row, ``[rows, heads, 1, size]``, of which each row's lie one behind the other."""
+    return x if x.stride()[1::2] == (x.shape[-1], 1) else x.contiguous()
+
+
 def _by_head(width: int, capacity: int) -> tuple[int, int]:
     """Positions that a program loads at once, and its warps: few enough numbers to stay in registers."""
     block = min(2**14 // width, 256)
@@ -146,8 +153,8 @@ def _by_head(width: int, capacity: int) -> tuple[int, int]:
 
 
 def _by_group(width: int, bytes_each: int, shared_memory: int) -> tuple[int, int]:
-    """The same, of a program that has keys and values of two blocks and a half in the bytes of its shared memory."""
-    block = min(shared_memory // 5, 2**15) // (width * bytes_each)
+    """The same, of a program that has keys and values of two blocks and a half in so much shared memory."""
+    block = max(min(shared_memory // 5, 2**15) // (width * bytes_each), 1)
     return max(min(1 << block.bit_length() - 1, 64), 16), max(min(width // 16, 8), 4)
 
 

@@ -141,7 +141,8 @@ def attend_by_group(
 @triton.jit
 def _add(m_i, l_i, acc, q, k, v, hidden, scale, cap, CAPPED: tl.constexpr):
     """The sums with some more positions."""
-    score = capped(tl.dot(q, tl.trans(k), input_precision="ieee") * scale, cap, CAPPED) + hidden[None, :]
+    score = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * scale
+    score = capped(score, cap, CAPPED) + hidden[None, :]
     m_ij = tl.maximum(m_i, tl.max(score, axis=1))
     p, alpha = tl.exp(score - m_ij[:, None]), tl.exp(m_i - m_ij)
     acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision="ieee")

@@ -116,7 +116,8 @@ def attend_by_head(
         acc_own = tl.exp(own - m_new) * new_v.to(tl.float32)
         m_own = m_new
     # Each of a block's places keeps sums of its own, which are added up once, at the end.
-    m_i = tl.maximum(capped(tl.sum(k.to(tl.float32) * q[None, :], axis=1), cap, CAPPED) + hidden, -3e38)
+    m_i = capped(tl.sum(k.to(tl.float32) * q[None, :], axis=1), cap, CAPPED) + hidden
+    m_i = tl.where(m_i < -3e38, -3e38, m_i)  # so that NaN stays
     l_i, acc = tl.where(at < end, 1.0, 0.0), v.to(tl.float32)
     for _ in range(1, blocks):
         at += BLOCK

@@ -222,5 +222,5 @@ def _activated(x, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "gelu":
         wide = 0.5 * wide * (1 + tl.erf(0.7071067811865476 * wide))
     else:
-        wide = tl.maximum(wide, 0.0)
+        wide = tl.where(wide < 0.0, 0.0, wide)  # so that NaN stays
     return wide.to(x.dtype)
