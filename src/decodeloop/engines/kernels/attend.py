@@ -1,10 +1,9 @@
 """Kernels for the attention of one query per row over a cache of fixed capacity.
 
 Libraries tune attention for many queries. With one, it takes as long as reading the keys and values does, if enough
-programs read at once: so the positions are cut into pieces, one program takes a piece, and a second kernel adds the
-pieces up. Over a short text, a program takes one head (:mod:`decodeloop.engines.kernels.attend_by_head`); over a long
-one, or with heads of more than 128 numbers, all query heads that share keys and values, which it reads once for them
-(:mod:`decodeloop.engines.kernels.attend_by_group`).
+programs read at once: so the positions are cut into pieces, one program takes a piece
+(:mod:`decodeloop.engines.kernels.attend_piece`), and a second kernel adds the pieces up. Over a short text, a program
+takes one head; over a long one, or with heads of more than 128 numbers, all query heads that share keys and values.
 
 What comes before it in a step is small, and a kernel of its own takes as long as attention over a short text. So the
 same programs can normalise and rotate their query and the token's key, and write the key and the value into the cache:
@@ -23,8 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from decodeloop.engines.kernels.attend_by_group import attend_by_group
-from decodeloop.engines.kernels.attend_by_head import attend_by_head
+from decodeloop.engines.kernels.attend_piece import attend_piece
 from decodeloop.engines.kernels.overlap import launch
 
 ALONE = 2  # times that a program loads before another one shares the positions: to add pieces up takes as long
@@ -58,7 +56,7 @@ def attend(
     width = max(triton.next_power_of_2(size), 16)
     heads_at_once = max(triton.next_power_of_2(heads // shared), 16)
     by_group = heads > shared and (rows * capacity > LONG or width > 128)
-    kernel, programs = (attend_by_group, rows * shared) if by_group else (attend_by_head, rows * heads)
+    programs = rows * (shared if by_group else heads)
     if by_group:
         tile = heads_at_once * width * query.element_size()
         block, warps = _by_group(width, keys.element_size(), _shared_memory(query.device) - tile)
@@ -78,7 +76,7 @@ def attend(
         key, value, position = query, query, mask
     cosines, sines = (mask, mask) if cos is None or sin is None else (cos.contiguous(), sin.contiguous())
     query_norm, key_norm = norms or (mask, mask)
-    kernel[(programs, pieces)](
+    attend_piece[(programs, pieces)](
         query,
         key,
         value,
@@ -106,6 +104,7 @@ def attend(
         eps,
         0.0 if softcap is None else softcap,
         torch.finfo(mask.dtype).min,
+        BY_GROUP=by_group,
         APPENDS=appends,
         ROTARY=0 if cos is None else cos.shape[-1],
         NORMS=norms is not None,
