@@ -210,7 +210,7 @@ table.assign(same=same).drop(columns=["limit (tokens/s)", "spread"]).round(2)
 #    * - `transformers serve <https://huggingface.co/docs/transformers/main/en/serving>`_
 #      - you want the same behind an HTTP interface like OpenAI's
 #    * - :class:`decodeloop.TorchDecoder`
-#      - one program on a GPU writes one text or a batch, and you want no export, perhaps since weights still change
+#      - one program on a GPU writes one text or a batch, and you want no export, or (uncompiled) to change weights
 #    * - ONNX Runtime, fused graph
 #      - the model runs inside a program, on a CPU or an NVIDIA GPU, also in 4 bits, and does not change any more
 #    * - `onnxruntime-genai <https://onnxruntime.ai/docs/genai/>`_
@@ -228,8 +228,8 @@ table.assign(same=same).drop(columns=["limit (tokens/s)", "spread"]).round(2)
 #
 # ``generate`` where its features matter more than speed. For one text at a time: on a CPU the fused graph, with int8
 # once you have compared its answers, with int4 after a closer look; on a GPU the compiled loop of :ref:`l-plot-limit`,
-# or the fused graph, which is not compiled at each start and needs no PyTorch at work. For many users, a server that
-# batches. :doc:`/which` has the recorded figures. The fastest of this run:
+# or the fused graph, which is not compiled at each start, has its first token sooner, and needs no PyTorch at work. For
+# many users, a server that batches. :doc:`/which` has the recorded figures. The fastest of this run:
 
 exact = [name for name in runs if same[name] == new_tokens]
 for what, names in (("the same tokens", exact), ("any tokens", list(runs))):

@@ -214,7 +214,7 @@ speeds.round(2)
 #
 # Each model is run by a :class:`decodeloop.TorchDecoder`, which records its steps on a GPU. It must write the tokens of
 # the model as it was, up to a :term:`near tie`. Then all take turns. A gain is how much less time a step takes than in
-# the way before; the expected one is what its products gained. The rest of a step is small operators.
+# the way before; the expected one is what its products gained. The rest of a step is attention and small operators.
 
 decoders = {name: decodeloop.TorchDecoder(each) for name, each in models.items()}
 options = {"max_new_tokens": count, "eos_token_id": None}
@@ -239,7 +239,7 @@ table["measured gain (ms)"] = -table["next token (ms)"].diff()
 # ===================
 #
 # A library's product, unless it is far from the limit for sizes that you have. ``TorchDecoder(model, compile=True)``
-# joins products by itself and has such a kernel or sum. On a GPU, norms, gates, sums and rotations join its kernels.
+# joins products and has such a sum, or on a GPU a faster kernel, which norms, gates and sums join: :ref:`l-plot-limit`.
 #
 # Measured on
 # ===========

@@ -177,9 +177,9 @@ if on_gpu:
 # ===============================================
 #
 # ``torch.compile`` joins small operators. At best it leaves one before each product, and one for each attention. A
-# :class:`decodeloop.TorchDecoder` with ``compile=True`` also has products made for a single row
-# (:ref:`l-plot-kernels`), which at best take as long as the limit. On a CPU ``torch.compile`` needs a C++ compiler, and
-# no space in the path of the Python environment. Where it fails, the page says so and goes on.
+# :class:`decodeloop.TorchDecoder` with ``compile=True`` also joins products, has some made for one row
+# (:ref:`l-plot-kernels`), at best as fast as the limit, and on a GPU attention of its own. On a CPU ``torch.compile``
+# needs a C++ compiler, and no space in Python's path. Where it fails, the page says so.
 
 starting = (len(linears) + layers) * start_one
 try:
@@ -238,8 +238,8 @@ ax.plot(1e3 / table["expected (ms)"][names], range(len(names)), "D", color="C3")
 # ===================
 #
 # ``TorchDecoder(model, compile=True)`` for a program that runs much longer than it takes to compile; an ONNX graph,
-# exported once, for one that is started often, or runs on a CPU. The table says by how much here. The nearer a loop is
-# to its limit, the more it gains from fewer bytes; far from it, a step spends its time on other things.
+# exported once, for one that is started often, or runs on a CPU. The table says by how much here. Fewer bytes shorten
+# only the time that reading takes: the last two columns show how much that is here.
 #
 # Measured on
 # ===========

@@ -5,9 +5,8 @@
 A long text
 ===========
 
-What does a text of many thousand tokens cost? Sooner or later, the time to read it grows faster than its length. Its
-cache grows with it, and every new token reads all of that. This page measures each, reads a prompt in chunks to need
-less memory beside the cache, and looks for a hidden number when part of the cache is thrown away or kept in fewer bits.
+What does a text of many thousand tokens cost? This page measures time and memory, reads a prompt in chunks to need less
+memory, and looks for a hidden number when part of the cache is thrown away or kept in fewer bits.
 
 .. image:: /drawings/chunks.svg
    :alt: A prompt is read in chunks of four tokens, while the cache grows. A sliding window's mask hides old tokens.
@@ -64,8 +63,7 @@ text = torch.randint(3, 3072, (1, max(lengths) + 1), device=device)
 assert torch.allclose(whole, parts, atol=1e-2 if on_gpu else 1e-4)
 
 # %%
-# How much memory does a call take at its peak, and how much does it leave behind? A GPU's allocator counts that itself.
-# On a CPU we add up what PyTorch's profiler notes: each allocation, and each release as a negative number.
+# A call's peak of memory, and what it leaves behind: a GPU counts that. On a CPU we add up what a profiler notes.
 
 
 def memory(run):
@@ -97,9 +95,8 @@ for (way, n), timing in times.items():
 table.rename_axis("tokens").round(1)
 
 # %%
-# The cache grows as the text does. *Besides* is what a call needs at its peak in addition. For long texts it is less in
-# chunks, but still grows: by the mask of what tokens may see, and by the keys and values of one layer, which a
-# ``DynamicCache`` copies to add to them. Each token looks at all before it, so long texts take time out of proportion.
+# *Besides* is what a call needs at its peak besides the cache. In chunks it is less, but grows, by the mask and by the
+# layer that is being copied. Each token looks at all before it: long texts take time out of proportion.
 
 short, long = lengths[-2:]
 most, growth = table.loc[long], table.loc[long] / table.loc[short]
@@ -164,9 +161,8 @@ assert torch.equal(in_chunks, tokens)
 # A window
 # ========
 #
-# If the cache forgets, too, all memory stays fixed. We read in chunks, and after each keep the keys and values of the
-# first few tokens and of the latest. Most models put much attention on the first tokens, whatever these say, and fail
-# without them (`attention sinks <https://arxiv.org/abs/2309.17453>`_). The positions of tokens stay as they were.
+# If the cache forgets, too, memory stays fixed. After each chunk we keep the latest tokens' keys and values, and those
+# of the first few, without which most models fail (`attention sinks <https://arxiv.org/abs/2309.17453>`_).
 
 
 def forget(cache, last, first=4):
@@ -200,8 +196,7 @@ def found(tokens):
 
 
 # %%
-# What lies further back than the window cannot be looked up, and a model that is asked for it says something else.
-# Gemma and others were trained with a :term:`sliding window` in some layers, and their caches forget by themselves.
+# What lies further back cannot be looked up. Gemma and others are trained with a :term:`sliding window` in some layers.
 
 window = 64 if FAST else 128
 recall = pandas.DataFrame({"everything": found(tokens)}, index=places)
@@ -214,9 +209,8 @@ recall.rename_axis(f"hay before the needle, of {repeats}")
 # Smaller caches
 # ==============
 #
-# All tokens can be kept in fewer bits instead, or in another memory. In newer versions of transformers,
-# ``QuantizedCache`` keeps 8-bit floats. Its first pass scales the largest number to 448. What is larger later is cut
-# off or, on some versions or devices, NaN. On a GPU, ``offloading=True`` keeps most layers in the host's memory.
+# All can stay, in fewer bits: ``QuantizedCache`` of newer versions has 8-bit floats, the largest of its first pass as
+# 448. What is larger later is cut off or NaN. On a GPU, ``offloading=True`` keeps most layers in the host's memory.
 
 from transformers import QuantizedCache
 
@@ -242,9 +236,9 @@ smaller.round(2)
 # Which should I use?
 # ===================
 #
-# Read long prompts in chunks where memory is short, in as large ones as it allows: the tokens are the same, and what
-# it costs in time is printed above. Where the cache does not fit, offload it, which copies it in every step; or keep it
-# in 8 bits, if large numbers are cut off, and check your answers. A window suits a chat that may forget what was said.
+# Read long prompts in chunks where memory is short, as large as it allows: the tokens are the same, and the cost in
+# time is printed above. Where the cache does not fit, offload it, which copies it in every step; or keep it in 8 bits,
+# where too large numbers are cut off, and check your answers. A window suits a chat that may forget.
 #
 # Measured on
 # ===========

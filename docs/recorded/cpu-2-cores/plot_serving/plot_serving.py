@@ -57,9 +57,9 @@ print(f"tokens: {small.name}; times: {large.name}, {large.model.dtype}, {device}
 # =============================
 #
 # If users do not know of each other, the gaps between two of them are exponential: :term:`Poisson arrivals`. ``alone``
-# is how long an answer takes on average if there is one user, here by :class:`decodeloop.TorchDecoder`. If ``n /
-# alone`` users come in a second and nobody has to wait, ``n`` of them are there at a time, on average: the *load*. Four
-# times as many come in all, at most 64, so at the highest load nearly all come at once.
+# is how long an answer takes with one user, by a :class:`decodeloop.TorchDecoder` without ``compile=True`` (on a GPU,
+# :ref:`l-plot-engines` has faster loops). If ``n / alone`` users come in a second and nobody waits, ``n`` are there at
+# a time, on average: the *load*. Four times as many come in all, at most 64: at the highest load, nearly all at once.
 
 decoder = decodeloop.TorchDecoder(large.model)
 ours = decodeloop.prefill_and_decode(
@@ -168,10 +168,9 @@ table.round(3)
 # Do our loops still make sense?
 # ==============================
 #
-# With one user at a time on average, a loop that answers them in turn hardly pauses, and some of them wait because two
-# came close together. With more, a queue grows for as long as they come. An engine reads the weights once for all who
-# are there. But its steps may be longer. Without the package of flash attention it cannot record them on a GPU, as ours
-# are. The longer its steps, the more users it takes before they get more from it. *In turn* is divided by *all
+# With one user at a time on average, a loop that answers in turn hardly pauses, and whoever comes close behind another
+# waits. With more, a queue grows. An engine reads the weights once for all who are there, but its steps may be longer:
+# without the package of flash attention it cannot record them on a GPU, as ours are. *In turn* is divided by *all
 # together*: above 1, the engine is ahead, and for tokens per second below 1.
 
 ratio = table.loc["in turn"] / table.loc["all together"]
@@ -241,9 +240,8 @@ else:
 # ===================
 #
 # Our loops, for one user at a time, or for prompts that are all there at once and get answers of about one length. An
-# engine, where users come when they like and several are there at a time; the numbers above say whether and from which
-# load on it pays here: for the first token, for the last, and for all tokens per second. That of transformers inside a
-# program that you have, vLLM for a server that others rely on.
+# engine, where users come when they like: the numbers above say from which load on it pays here, for the first token,
+# for the last and in all. That of transformers inside a program that you have, vLLM for a server that others rely on.
 #
 # Measured on
 # ===========
