@@ -43,6 +43,9 @@ METRICS = {
 }
 
 
+LONGEST_NOTE = 200  # characters
+
+
 class MeasurementError(Exception):
     """Why a file of measurements is refused, in one line."""
 
@@ -58,8 +61,8 @@ def row(metric: str, values: float | Sequence[float], *, note: str | None = None
 
 def failed(error: BaseException | str, *, metric: str = NEXT, **place: Any) -> dict:
     """The row of an engine that could not be measured: no numbers, and why."""
-    lines = str(error).strip().splitlines()
-    note = (lines or ["no reason given"])[0][:200]
+    line = (str(error).strip().splitlines() or ["no reason given"])[0]
+    note = line if len(line) <= LONGEST_NOTE else f"{line[: LONGEST_NOTE - 4]} ..."
     if isinstance(error, Exception):
         note = f"{type(error).__name__}: {note}"
     return _row(metric, place) | dict.fromkeys(NUMBERS) | {"runs": 0, "note": note}

@@ -51,5 +51,5 @@ def _prefill(engine: str, found: dict) -> dict | None:
     times = f"in {number(own['median'])} ms, {BASE}'s in {number(base['median'])}"
     text = f"{engine}: the first token after {context:,} comes {times}"
     slower = change(base, own)
-    claim = f"a long prompt is read no slower than by {BASE}"
+    claim = f"a prompt of {context:,} tokens is read no slower than by {BASE}"
     return {"claim": claim, "holds": slower is None or slower > 0, "text": text}

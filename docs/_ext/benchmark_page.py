@@ -113,6 +113,7 @@ def _plot(rows: list[dict], axis: str, label: str, metric: str, title: str, path
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.set_xticks(sizes, [number(size) for size in sizes])
+        ax.tick_params("x", rotation=30 if sizes[-1] >= 1000 else 0)  # else labels touch
         ax.set_xlabel(label)
         ax.set_ylabel("ms, logarithmic")
         ax.set_title(title)

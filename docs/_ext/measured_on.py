@@ -58,7 +58,7 @@ def _table(machines: dict[str, dict[str, dict]]) -> str:
         runtime = f"{first['onnxruntime_package']} {first['onnxruntime']}"
         several = f"{first['gpus']} × " if first.get("gpus", 1) > 1 else ""
         rows["Device"].append("–" if first["device"] == "cpu" else several + first["device"])
-        rows["CPU"].append(f"{first['cpu']}, {first['cores']} cores")
+        rows["CPU"].append("; ".join(dict.fromkeys(f"{each['cpu']}, {each['cores']} cores" for each in pages.values())))
         rows["Driver, CUDA"].append(f"{first['driver']}, {first['cuda']}" if first["cuda"] else "–")
         rows["Versions"].append(f"torch {first['torch']}, transformers {first['transformers']}, {runtime}")
         rows["Commit"].append(", ".join(sorted({str(facts["commit"]) for facts in pages.values()})))

@@ -70,7 +70,7 @@ def write_measured(source: Path, results: Path = RESULTS, rules: Path = RULES) -
         machines = {place[0].split(",")[0] for places in found.values() for place in places}
         times = [str(sum(counts)), str(len(machines))] if sum(counts) else ["not yet", "–"]
         lines.append([rule["says"], *map(str, counts), *times])
-    text = list_table(lines, "How often each rule held where both were measured in turns", "class: decodeloop-figures")
+    text = list_table(lines, "How often each rule held where both were measured", "class: decodeloop-figures")
     (source / INCLUDED).write_text(text + fastest(cases), encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.activations import ACT2FN
 
 import decodeloop
-from decodeloop.engines.kernels import merged_linear
+from decodeloop.engines.kernels import cpu_product, merged_linear, products
 from decodeloop.engines.kernels.decode_attention import NAME
 from decodeloop.engines.kernels.fusion import Fusion
 
@@ -85,7 +85,7 @@ def test_a_compiled_step_joins_what_stands_around_its_products(kind, dtype, monk
     fusion = Counting(dtype)
 
     def compiled(model):
-        monkeypatch.setattr(merged_linear, "linear_for", lambda device: merged_linear.products.linear)
+        monkeypatch.setattr(merged_linear, "linear_for", lambda weight: merged_linear.products.linear)
         fast = merged_linear.with_merged_linears(model)
         return lambda: torch.compile(fast.forward, dynamic=False, options={"post_grad_custom_pre_pass": fusion})
 
@@ -318,7 +318,10 @@ def test_a_product_plus_a_number_is_no_sum_of_two_rows():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["llama", "phi"])
-def test_a_compiled_step_on_a_cpu_sums_products_and_writes_the_same(kind, dtype):
+@pytest.mark.parametrize("product", [products.summed, torch.nn.functional.linear], ids=lambda each: each.__name__)
+def test_a_compiled_step_on_a_cpu_writes_the_same_by_either_product(kind, dtype, product, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(cpu_product, "faster", lambda dtype: product)
     model, ids = tiny(kind, dtype), prompt_ids(1, 6)
     decoder = decodeloop.TorchDecoder(model, compile=True)
     options = {"max_new_tokens": 8, "eos_token_id": None}

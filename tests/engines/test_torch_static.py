@@ -8,6 +8,7 @@ from helpers import build, left_padded, prompt_ids
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from decodeloop import TorchDecoder, generate
+from decodeloop.engines.kernels import cpu_product
 from decodeloop.engines.kernels.merged_linear import linears_by_input, with_merged_linears
 from decodeloop.engines.kernels.products import summed
 
@@ -66,6 +67,42 @@ def test_a_product_as_a_sum_is_that_of_pytorch(dtype, bias, rows):
     x, weight = torch.randn(1, rows, 32, dtype=dtype), torch.randn(8, 32, dtype=dtype)
     added = torch.randn(8, dtype=dtype) if bias else None
     torch.testing.assert_close(summed(x, weight, added), torch.nn.functional.linear(x, weight, added))
+
+
+@pytest.fixture
+def untimed():
+    """What was timed in this process is forgotten, before the test and after it."""
+    cpu_product._faster.cache_clear()
+    yield
+    cpu_product._faster.cache_clear()
+
+
+@pytest.mark.parametrize("faster", [summed, torch.nn.functional.linear], ids=lambda each: each.__name__)
+def test_the_product_of_a_row_that_was_faster_is_taken_on_a_cpu(llama, faster, monkeypatch, untimed):
+    """By their fastest runs, since any run may be slowed down; and they are timed once, for all layers and models."""
+    calls = []
+
+    def seconds(linear, x, weight):
+        calls.append(linear)
+        fast = (linear is torch.nn.functional.linear) == (faster is torch.nn.functional.linear)
+        return 1.0 if fast and len(calls) > 4 else 2.0 + len(calls) % 3
+
+    monkeypatch.setattr(cpu_product, "seconds", seconds)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: lambda *given: function(*given))
+    for _ in range(2):
+        merged = with_merged_linears(llama)
+        assert merged.model.layers[0].mlp.down_proj.product.linear is faster
+    assert len(calls) == 2 * cpu_product.RUNS
+
+
+def test_without_a_compiler_nothing_is_timed_and_the_step_says_why(llama, monkeypatch, untimed):
+    def fails(*given, **options):
+        raise torch._dynamo.exc.TorchDynamoException("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: fails)
+    decoder = TorchDecoder(llama, compile=True)
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException, match=r"no C\+\+ compiler"):
+        decoder.generate(prompt_ids(1, 4), max_new_tokens=3)
 
 
 def test_merged_layers_leave_the_model_as_it_was_and_share_its_other_weights(llama):

@@ -1,7 +1,8 @@
 """Linear layers that read the same tensor, computed as one product: fewer and larger kernels, the same numbers.
 
-The product of a single row, which is a decode step of one text, is one of our own: an operator on a GPU, a sum on a
-CPU (:mod:`decodeloop.engines.kernels.products`).
+The product of a single row, which is a decode step of one text, is one of our own: an operator on a GPU
+(:mod:`decodeloop.engines.kernels.products`), on a CPU a sum, where that is faster
+(:mod:`decodeloop.engines.kernels.cpu_product`).
 
 Which layers share an input is found by watching a model read one token, so this knows no architecture: queries, keys
 and values do, gate and up do, and a parallel block reads one tensor for all of these.
@@ -17,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from decodeloop.engines.kernels import products
+from decodeloop.engines.kernels import cpu_product, products
 from decodeloop.models.linears import joined_bias
 from decodeloop.models.spread import is_split, local
 
@@ -29,7 +30,7 @@ class Product:
         weights = [local(layer.weight).detach() for layer in layers]
         self.weight = torch.cat(weights) if len(weights) > 1 else weights[0].contiguous()
         self.bias = joined_bias(*layers)
-        self.linear = linear_for(self.weight.device)
+        self.linear = linear_for(self.weight)
         self.value: torch.Tensor | None = None
 
     def compute(self, x: torch.Tensor) -> None:
@@ -62,9 +63,11 @@ class Columns(nn.Module):
         return value[..., self.columns]
 
 
-def linear_for(device: torch.device) -> Any:
-    """The fastest ``linear(x, weight, bias)`` on a device."""
-    return {"cuda": products.linear, "cpu": products.summed}.get(device.type, functional.linear)
+def linear_for(weight: torch.Tensor) -> Any:
+    """The fastest ``linear(x, weight, bias)`` for such weights, on the device where they are."""
+    if weight.device.type == "cpu":
+        return cpu_product.faster(weight.dtype)
+    return products.linear if weight.device.type == "cuda" else functional.linear
 
 
 def with_merged_linears(model: PreTrainedModel) -> PreTrainedModel:

@@ -2,7 +2,7 @@
 
 As operators they stay whole when a step is compiled, and :mod:`decodeloop.engines.kernels.fusion` can find them in its
 graph. On a GPU they are the kernel of :mod:`decodeloop.engines.kernels.matvec`; on a CPU, where nothing uses them but
-tests, they are what they mean: there, :func:`summed` is faster.
+tests, they are what they mean: what is used there is :func:`summed` or PyTorch's own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def summed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     """The same as :func:`linear` for a CPU, where what is compiled is this sum and no operator.
 
     PyTorch's compiler makes one loop of it, which goes once through the weights, on all threads, as they lie in memory.
-    Its libraries' products are made for many rows: on two cores, steps of llama-110m's shape took half as long with it.
+    Its libraries' products are made for many rows, and some processors are slower with them
+    (:mod:`decodeloop.engines.kernels.cpu_product`).
     """
     if x.numel() != weight.shape[1] or x.dtype not in DTYPES:
         return functional.linear(x, weight, bias)
