@@ -95,6 +95,12 @@ def test_the_product_of_a_row_that_was_faster_is_taken_on_a_cpu(llama, faster, m
     assert len(calls) == 2 * cpu_product.RUNS
 
 
+def test_ranks_take_the_same_product_without_timing_it(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(cpu_product, "_faster", None)
+    assert cpu_product.faster(torch.float32) is summed
+
+
 def test_without_a_compiler_nothing_is_timed_and_the_step_says_why(llama, monkeypatch, untimed):
     def fails(*given, **options):
         raise torch._dynamo.exc.TorchDynamoException("no C++ compiler")
