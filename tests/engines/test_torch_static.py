@@ -82,7 +82,7 @@ def test_the_product_of_a_row_that_was_faster_is_taken_on_a_cpu(llama, faster, m
     """By their fastest runs, since any run may be slowed down; and they are timed once, for all layers and models."""
     calls = []
 
-    def seconds(linear, x, weight):
+    def seconds(linear, weight):
         calls.append(linear)
         fast = (linear is torch.nn.functional.linear) == (faster is torch.nn.functional.linear)
         return 1.0 if fast and len(calls) > 4 else 2.0 + len(calls) % 3
@@ -95,19 +95,42 @@ def test_the_product_of_a_row_that_was_faster_is_taken_on_a_cpu(llama, faster, m
     assert len(calls) == 2 * cpu_product.RUNS
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn])
+def test_numbers_that_have_no_sum_are_not_timed(dtype, monkeypatch):
+    monkeypatch.setattr(cpu_product, "_faster", None)
+    assert cpu_product.faster(dtype) is torch.nn.functional.linear
+
+
+def test_what_surrounds_a_decoders_making_is_not_timed(monkeypatch, untimed):
+    """Neither another default device nor automatic casting, each of which would count for all later decoders."""
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr(
+        cpu_product, "seconds", lambda linear, weight: seen.append((weight.device.type, casts())) or 1.0
+    )
+
+    def casts():
+        return torch.is_autocast_enabled("cpu")
+
+    with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        cpu_product.faster(torch.float32)
+    assert set(seen) == {("cpu", False)}
+
+
 def test_ranks_take_the_same_product_without_timing_it(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(cpu_product, "_faster", None)
     assert cpu_product.faster(torch.float32) is summed
 
 
-def test_without_a_compiler_nothing_is_timed_and_the_step_says_why(llama, monkeypatch, untimed):
+@pytest.mark.parametrize("error", [torch._dynamo.exc.TorchDynamoException, RuntimeError])
+def test_without_a_compiler_nothing_is_timed_and_the_step_says_why(llama, monkeypatch, untimed, error):
     def fails(*given, **options):
-        raise torch._dynamo.exc.TorchDynamoException("no C++ compiler")
+        raise error("no C++ compiler")
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: fails)
     decoder = TorchDecoder(llama, compile=True)
-    with pytest.raises(torch._dynamo.exc.TorchDynamoException, match=r"no C\+\+ compiler"):
+    with pytest.raises(error, match=r"no C\+\+ compiler"):
         decoder.generate(prompt_ids(1, 4), max_new_tokens=3)
 
 

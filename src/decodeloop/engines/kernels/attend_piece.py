@@ -14,6 +14,7 @@ import triton.language as tl
 from decodeloop.engines.kernels.heads import capped, hidden_of, pair, positions, prepared
 
 STAGES = tl.constexpr(3)  # blocks of a group on their way at once
+LEAST = tl.constexpr(-3.4028234663852886e38)  # float32's, which a mask has, too
 
 
 @triton.jit
@@ -71,13 +72,13 @@ def attend_piece(
         row, shared = program // (heads // GROUPS), program % (heads // GROUPS)
         member = tl.arange(0, HEADS)
         head = shared * GROUPS + tl.minimum(member, GROUPS - 1)  # of those that share, the last one several times
-        m_own, l_own = tl.full((HEADS,), -3e38, tl.float32), tl.zeros((HEADS,), tl.float32)
+        m_own, l_own = tl.full((HEADS,), LEAST, tl.float32), tl.zeros((HEADS,), tl.float32)
         acc_own = tl.zeros((HEADS, WIDTH), tl.float32)
         writes = piece == 0
     else:
         row, head = program // heads, program % heads
         shared = head // GROUPS
-        m_own, l_own, acc_own = -3e38, 0.0, tl.zeros((WIDTH,), tl.float32)
+        m_own, l_own, acc_own = LEAST, 0.0, tl.zeros((WIDTH,), tl.float32)
         writes = (head % GROUPS == 0) & (piece == 0)
     first = (row * (heads // GROUPS) + shared).to(tl.int64) * capacity  # of the head's positions
     column = tl.arange(0, WIDTH)
@@ -136,7 +137,7 @@ def attend_piece(
     if BY_GROUP:
         m_i, l_i, acc = _group_and(m_own, l_own, acc_own, q, k, v, hidden, scale, cap, CAPPED)
     else:
-        m_i, l_i = tl.full((BLOCK,), -3e38, tl.float32), tl.zeros((BLOCK,), tl.float32)
+        m_i, l_i = tl.full((BLOCK,), LEAST, tl.float32), tl.zeros((BLOCK,), tl.float32)
         acc = tl.zeros((BLOCK, WIDTH), tl.float32)
         m_i, l_i, acc = _places_and(m_i, l_i, acc, q, k, v, hidden, scale, cap, CAPPED)
     for _ in tl.range(1, blocks, num_stages=STAGES if BY_GROUP else None):
