@@ -117,6 +117,7 @@ def write(options: argparse.Namespace, rows: list[dict], models: list[str], sett
     import decodeloop
 
     facts = dict(decodeloop.provenance(model=models))
+    facts["commit"] = vars(options).setdefault("commit", facts["commit"])  # the first: the file is a change, too
     content = {"benchmark": options.benchmark, "settings": settings, "provenance": facts, "rows": rows}
     check(content, "this run")
     lines = {key: value for key, value in content.items() if key != "rows"}

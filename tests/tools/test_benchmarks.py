@@ -1,5 +1,6 @@
 """Benchmarks: the JSON of a run, what is refused, the comparison of two runs, the verdicts, and the page."""
 
+import argparse
 import copy
 import json
 import sys
@@ -94,6 +95,17 @@ def test_recorded_runs_are_in_order_and_small():
         assert content["provenance"]["mode"] != "fast"
         assert not str(content["provenance"]["commit"]).endswith("+changed")
         assert path.stat().st_size < 100_000
+
+
+def test_a_run_that_is_written_again_and_again_is_of_the_commit_at_which_it_began(tmp_path, monkeypatch):
+    """A record lies in the clone: once it is written for the first time, the clone has a change."""
+    commits = iter(["abc", "abc+changed"])
+    monkeypatch.setattr("decodeloop.provenance", lambda **options: FACTS | {"commit": next(commits)})
+    options = argparse.Namespace(benchmark="speed", output=tmp_path / "run.json", record=None)
+    for rows in ([step(1, 2, 3)], [step(1, 2, 3), step(2, 3, 4, batch=2)]):
+        measurements.write(options, rows, ["m"], {"new_tokens": 8})
+        written = measurements.read(options.output)
+        assert (written["provenance"]["commit"], len(written["rows"])) == ("abc", len(rows))
 
 
 def test_a_fall_beyond_the_spread_is_named_and_fails(compared):
