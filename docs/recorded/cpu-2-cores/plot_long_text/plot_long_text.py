@@ -108,7 +108,7 @@ times_as_long = most["in chunks (ms)"] / most["whole (ms)"]
 print(f"in chunks {times_as_long:.1f} x as long as whole")
 look = {"title": "Memory besides the cache", "xlabel": "tokens", "ylabel": "MiB"}
 ax = table.filter(like="besides").plot(loglog=True, style=["o-", "s--"], **look)
-ax.minorticks_off()
+ax.tick_params("x", which="minor", bottom=False, labelbottom=False)
 _ = ax.set_xticks(lengths, lengths)
 
 # %%
