@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from decodeloop.checks import is_sequence, shown
+from decodeloop.decoding.engine import Likeliest
 from decodeloop.decoding.greedy import no_token
 from decodeloop.decoding.prompt import Prompt
 
@@ -32,7 +33,8 @@ _PADDING = 2**31 - 1  # stands for padding: no vocabulary has such a token
 class Chooser:
     """Chooses the tokens of one generation, made by :meth:`decodeloop.Sampler.start`: call it once a step.
 
-    ``choose(tokens so far [batch, length], logits [batch, vocabulary])`` gives the next tokens ``[batch]``.
+    ``choose(tokens so far [batch, length], logits [batch, vocabulary])`` gives the next tokens ``[batch]``. What an
+    engine has found to be the likeliest is not asked.
     """
 
     best = None  # unlike Greedy's, its scores are looked at as soon as there are any
@@ -54,7 +56,7 @@ class Chooser:
         self.processors: Any = _processors(sampler, self.text, list(eos_token_ids))
         self.warpers: Any = _warpers(sampler) if sampler.do_sample else LogitsProcessorList()
 
-    def __call__(self, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    def __call__(self, tokens: torch.Tensor, logits: torch.Tensor, likeliest: Likeliest | None = None) -> torch.Tensor:
         certain, probabilities = self._decide(tokens, logits)
         return self.draw(probabilities) if certain is None else certain
 

@@ -14,6 +14,8 @@ from decodeloop.decoding.prompt import Prompt
 
 #: What an earlier generation left: a transformers cache, or keys and values of each layer in turn.
 Past = Cache | Sequence[torch.Tensor]
+#: The best scores and the tokens that have them, ``[batch]`` each, as ``max`` gives them.
+Likeliest = tuple[torch.Tensor, torch.Tensor]
 
 
 class Engine(Protocol):
@@ -72,6 +74,9 @@ class Engine(Protocol):
 
         With ``all_logits``, of all of them ``[batch, new, vocabulary]``.
         """
+
+    def likeliest(self) -> Likeliest | None:
+        """What follows the last token by the last :meth:`forward`; None where that has not looked for it."""
 
     def rewind(self, count: int) -> None:
         """Forget the last ``count`` positions."""
@@ -160,6 +165,9 @@ class StepCache(Protocol):
 
     def forward(self, tokens: torch.Tensor, all_logits: bool) -> torch.Tensor:
         """Append ``tokens`` ``[batch, new]``: the logits ``[batch, 1 or new, vocabulary]``."""
+
+    def likeliest(self) -> Likeliest | None:
+        """What follows the last token by the last :meth:`forward`; None where that has not looked for it."""
 
     def rewind(self, count: int) -> None:
         """Forget the last ``count`` positions."""

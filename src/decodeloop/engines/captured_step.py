@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 
+from decodeloop.decoding.engine import Likeliest
 from decodeloop.engines.cuda_graph import Capture
 
 
@@ -32,21 +36,30 @@ class CapturedStep:
         self.capture, self.capacity = capture, capacity
         self.tokens, self.positions = (torch.zeros(batch, 1, dtype=torch.int64, device=device) for _ in range(2))
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.steps = 0
+        self.found: torch.Tensor | None = None  # the likeliest tokens by the logits, and their scores
+        self.replayed, self.steps = False, 0
 
     def run(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append one token to each row, ``[batch, 1]``: the logits ``[batch, 1, vocabulary]``, overwritten later."""
         self.tokens.copy_(tokens)
+        self.replayed = self.graph is not None
         if self.graph is not None:
             self.graph.replay()
             return self.logits
         if self.steps == self.WARM_UP - 1 and self.capture.wanted:
             self.keep_state()
-        self.logits = self.compute()
+        self.logits = self.compute_and_look() if self.capture.wanted else self.compute()
         self.steps += 1
         if self.steps == self.WARM_UP and self.capture.wanted:
-            self.graph, self.logits = self.capture(self.compute, self.step_back, self.logits)
+            self.graph, self.logits = self.capture(self.compute_and_look, self.step_back, self.logits)
         return self.logits
+
+    def likeliest(self) -> Likeliest | None:
+        """What ``logits[:, -1].max(-1)`` gives, if the step that ran last has looked for it, as a replayed one does."""
+        if self.found is None or not self.replayed:
+            return None
+        tokens, scores = self.found.clone()
+        return scores.view(torch.float64), tokens
 
     def release(self) -> None:
         """Let go of the graph, at once: of what it holds, a library may wait to be given it back."""
@@ -54,8 +67,15 @@ class CapturedStep:
             self.graph.reset()
             self.graph = None
 
+    def compute_and_look(self) -> torch.Tensor:
+        """What is captured: :meth:`compute`, and on a GPU the likeliest tokens by its logits."""
+        logits = self.compute()
+        looks = _looks(logits.device)
+        self.found = looks(logits[:, -1]) if looks else None
+        return logits
+
     def compute(self) -> torch.Tensor:
-        """Go one position on: the logits there. This is the work that is captured."""
+        """Go one position on: the logits there."""
         raise NotImplementedError
 
     def keep_state(self) -> None:
@@ -64,3 +84,15 @@ class CapturedStep:
     def step_back(self) -> None:
         """Undo the going on, so that the same step can be computed again."""
         self.positions.sub_(1)
+
+
+@functools.cache
+def _looks(device: torch.device) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The kernel that looks for them; None where it cannot be built, which is left to Triton and a C compiler."""
+    try:
+        from decodeloop.engines.kernels.likeliest import likeliest
+
+        likeliest(torch.zeros(1, 1, device=device))
+    except Exception:  # whatever either of them says: a step is captured without, too
+        return None
+    return likeliest

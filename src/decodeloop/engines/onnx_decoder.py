@@ -14,7 +14,7 @@ from decodeloop.caches.convert import tensors_to_cache
 from decodeloop.caches.past import past_tensors
 from decodeloop.caches.states import named_to_cache, present_name
 from decodeloop.checks import check_choice, given_path
-from decodeloop.decoding.engine import Past, StepCache, exclusive
+from decodeloop.decoding.engine import Likeliest, Past, StepCache, exclusive
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.onnx_buffers import cache_shapes
@@ -231,6 +231,10 @@ class OnnxDecoder:
         if all_logits and tokens.shape[1] > 1:
             self._check_all_logits()
         return self._cache.forward(tokens, all_logits)
+
+    def likeliest(self) -> Likeliest | None:
+        """The best scores after the last token, and the tokens that have them; None where no step has looked."""
+        return self._cache.likeliest()
 
     def rewind(self, count: int) -> None:
         """Forget the last ``count`` positions."""

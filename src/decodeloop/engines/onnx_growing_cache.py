@@ -82,6 +82,9 @@ class GrowingCache:
         self.past, self.present = self.present, self.past
         return logits
 
+    def likeliest(self) -> None:
+        """None: nothing is looked for."""
+
     def feeds(self) -> dict[str, torch.Tensor]:
         """The inputs of the last step, by name; its past is the front of what the cache holds now."""
         if not self.fed:

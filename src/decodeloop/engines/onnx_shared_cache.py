@@ -13,6 +13,7 @@ import torch
 
 from decodeloop.caches.buffer_pool import BufferPool
 from decodeloop.caches.states import present_name
+from decodeloop.decoding.engine import Likeliest
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.captured_step import CapturedStep
 from decodeloop.engines.onnx_buffers import CacheTensor, allocate, check_tensors, empty_logits
@@ -72,6 +73,10 @@ class SharedCache:
             self._set_length(before + new)
             return logits
         return self._read_padded(tokens)
+
+    def likeliest(self) -> Likeliest | None:
+        """What the step that ran last has found, if it was one."""
+        return self.step.likeliest()
 
     def rewind(self, count: int) -> None:
         """Forget the last ``count`` positions: what stands there is not read again before it is overwritten."""
@@ -171,6 +176,7 @@ class DecodeStep(CapturedStep):
 
     def set_lengths(self, lengths: torch.Tensor) -> None:
         """How many positions each row has, ``[batch]``."""
+        self.replayed = False
         self.positions.copy_(lengths[:, None] - 1)
         self.mask.copy_(torch.arange(self.capacity, device=self.mask.device)[None] < lengths[:, None])
 

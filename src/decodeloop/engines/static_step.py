@@ -145,6 +145,7 @@ class StaticStep(CapturedStep):
 
     def set_length(self, prompt: Prompt, length: int) -> None:
         """The buffers hold ``length`` positions of the prompt's rows and what they said."""
+        self.replayed = False
         self.cache_position.fill_(length - 1)
         self.positions.copy_(prompt.positions(length, 1))
         self.masks.set_length(prompt, length)

@@ -15,7 +15,7 @@ from decodeloop.caches.layers import REWINDABLE
 from decodeloop.caches.past import flat_past, past_cache, past_length
 from decodeloop.caches.states import cache_argument, keeps_states, note_seen, seen_tokens, silent_layers
 from decodeloop.checks import check_choice
-from decodeloop.decoding.engine import Past
+from decodeloop.decoding.engine import Likeliest, Past
 from decodeloop.decoding.loop import DecodeOptions, RunOptions, decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.models.given import as_model, check_decoder
@@ -117,6 +117,10 @@ class TorchEngine:
             )
         note_seen(self.past, self.length)
         return logits[:, -new:]
+
+    def likeliest(self) -> Likeliest | None:
+        """None: nothing is looked for before it is asked for."""
+        return None
 
     def rewind(self, count: int) -> None:
         self.past.crop(-count)  # of 0 too: what was recorded to be rewound is let go of

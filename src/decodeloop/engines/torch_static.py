@@ -19,7 +19,7 @@ from decodeloop.caches.past import check_shapes, past_tensors
 from decodeloop.caches.shapes import state_shapes
 from decodeloop.caches.states import read_state
 from decodeloop.checks import check_choice
-from decodeloop.decoding.engine import Past, exclusive
+from decodeloop.decoding.engine import Likeliest, Past, exclusive
 from decodeloop.decoding.loop import decode, run
 from decodeloop.decoding.prompt import Prompt
 from decodeloop.engines.cuda_graph import Capture
@@ -163,6 +163,9 @@ class TorchDecoder(TorchEngine):
             logits = self.forward_many(input_ids=tokens, use_cache=True, **inputs).logits
         self.step.set_length(self.prompt, self.length)
         return logits
+
+    def likeliest(self) -> Likeliest | None:
+        return self.step.likeliest()
 
     def rewind(self, count: int) -> None:
         """Forget the last ``count`` positions: they are hidden, and overwritten."""

@@ -25,10 +25,13 @@ import triton.language as tl
 from decodeloop.engines.kernels.attend_piece import attend_piece
 from decodeloop.engines.kernels.overlap import launch
 
-ALONE = 2  # times that a program loads before another one shares the positions: to add pieces up takes as long
-BUSY = 512  # programs that keep a GPU's memory busy: the positions are cut into pieces until there are so many
-MOST = 64  # pieces of a head, at most
+SHORT = 64  # positions that one program takes: to add pieces up takes as long
 LONG = 2048  # positions of all rows from which on the memory's speed decides, so that nothing is read twice
+MOST = 64  # pieces of a head, at most
+NUMBERS = 2048  # of the keys that a warp loads at once, 64 for each thread, and as many of the values
+WARPS = 1536  # that a GPU holds at once with so many numbers: over a short text, there are no more pieces than that
+BUSY = 512  # programs that keep a GPU's memory busy: a long text is cut into pieces until there are so many
+ALONE = 2  # times that a program loads a long text before another one shares it
 
 
 def attend(
@@ -62,8 +65,7 @@ def attend(
         block, warps = _by_group(width, keys.element_size(), _shared_memory(query.device) - tile)
     else:
         block, warps = _by_head(width, capacity)
-    blocks = triton.cdiv(capacity, block)
-    pieces = min(blocks, triton.cdiv(BUSY, programs), MOST) if blocks > ALONE else 1
+    steps, pieces = _pieces(triton.cdiv(capacity, block), programs, warps, by_group or capacity > LONG)
     result = query.new_empty(rows, 1, heads, size)
     m_pieces, l_pieces = query.new_empty(2, rows * heads, pieces, dtype=torch.float32)
     acc_pieces = query.new_empty(rows * heads, pieces, width, dtype=torch.float32)
@@ -115,7 +117,7 @@ def attend(
         GROUPS=heads // shared,
         HEADS=heads_at_once,
         PIECES=pieces,
-        STEPS=triton.cdiv(blocks, pieces),
+        STEPS=steps,
         BLOCK=block,
         WIDTH=width,
         num_warps=warps,
@@ -144,17 +146,29 @@ def _whole_heads(x: torch.Tensor) -> torch.Tensor:
 
 
 def _by_head(width: int, capacity: int) -> tuple[int, int]:
-    """Positions that a program loads at once, and its warps: few enough numbers to stay in registers."""
-    block = min(2**14 // width, 256)
-    if capacity > ALONE * block:
-        block = min(block, 128)
-    return block, max(block * width // 2048, 1)
+    """Positions that a program loads at once, and its warps, each with :data:`NUMBERS`: what stays in registers.
+
+    Threads of several warps wait for each other, so over a short text there is one, unless its pieces would be many.
+    """
+    block = NUMBERS // width
+    if capacity <= SHORT or (width > 64 and capacity <= 512):
+        block = SHORT
+    elif capacity > LONG:
+        block = 128
+    return block, max(block * width // NUMBERS, 1)
 
 
 def _by_group(width: int, bytes_each: int, shared_memory: int) -> tuple[int, int]:
     """The same, of a program that has keys and values of two blocks and a half in so much shared memory."""
     block = max(min(shared_memory // 5, 2**15) // (width * bytes_each), 1)
     return max(min(1 << block.bit_length() - 1, 64), 16), max(min(width // 16, 8), 4)
+
+
+def _pieces(blocks: int, programs: int, warps: int, long: bool) -> tuple[int, int]:
+    """Blocks of each piece of a head's or a group's text, and how many pieces there are."""
+    most = triton.cdiv(BUSY, programs) if long else max(WARPS // (warps * programs), 1)
+    steps = blocks if long and blocks <= ALONE else triton.cdiv(blocks, min(most, MOST))
+    return steps, triton.cdiv(blocks, steps)
 
 
 @functools.cache

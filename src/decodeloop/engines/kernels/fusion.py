@@ -36,6 +36,7 @@ class Fusion(CustomGraphPass):
     def __call__(self, graph: torch.fx.Graph) -> None:
         for patterns in _passes(self.dtype):
             patterns.apply(graph)
+        _multiply_columns(graph)
         activation_fusion.join(graph, self.dtype)
         attention_fusion.join(graph, self.dtype)
 
@@ -43,6 +44,19 @@ class Fusion(CustomGraphPass):
         parts = activation_fusion, attention_fusion, decode_attention, graph_search, products
         files = tuple(module.__file__ for module in parts)
         return get_hash_for_files((__file__, *files), str(self.dtype))
+
+
+def _multiply_columns(graph: torch.fx.Graph) -> None:
+    """A matrix product over one column adds nothing up: so rotary angles are made, which need no kernel of theirs."""
+    for target in (torch.ops.aten.bmm.default, torch.ops.aten.mm.default):
+        for node in graph.find_nodes(op="call_function", target=target):
+            column, row = node.args
+            if column.meta["val"].shape[-1] == 1:
+                with graph.inserting_before(node):
+                    product = graph.call_function(torch.ops.aten.mul.Tensor, (column, row))
+                product.meta["val"] = node.meta["val"]
+                node.replace_all_uses_with(product)
+                graph.erase_node(node)
 
 
 @functools.cache
