@@ -25,13 +25,12 @@ import triton.language as tl
 from decodeloop.engines.kernels.attend_piece import attend_piece
 from decodeloop.engines.kernels.overlap import launch
 
-SHORT = 64  # positions that one program takes: to add pieces up takes as long
 LONG = 2048  # positions of all rows from which on the memory's speed decides, so that nothing is read twice
-MOST = 64  # pieces of a head, at most
+ALONE = 2  # times that a program loads before others share the positions: to add pieces up is a kernel more
 NUMBERS = 2048  # of the keys that a warp loads at once, 64 for each thread, and as many of the values
-WARPS = 1536  # that a GPU holds at once with so many numbers: over a short text, there are no more pieces than that
+WARPS = 1536  # that a GPU holds at once, each with so many: over a short text, there are no more pieces than that
 BUSY = 512  # programs that keep a GPU's memory busy: a long text is cut into pieces until there are so many
-ALONE = 2  # times that a program loads a long text before another one shares it
+MOST = 64  # pieces of a head, at most
 
 
 def attend(
@@ -148,13 +147,16 @@ def _whole_heads(x: torch.Tensor) -> torch.Tensor:
 def _by_head(width: int, capacity: int) -> tuple[int, int]:
     """Positions that a program loads at once, and its warps, each with :data:`NUMBERS`: what stays in registers.
 
-    Threads of several warps wait for each other, so over a short text there is one, unless its pieces would be many.
+    Warps of one program wait for each other. So where a text is shared, it is by programs of one warp, unless there
+    would be many for a short text, or a long one asks for more at once.
     """
-    block = NUMBERS // width
-    if capacity <= SHORT or (width > 64 and capacity <= 512):
-        block = SHORT
+    most = min(2**14 // width, 256)
+    if capacity <= ALONE * most:
+        block = min(max(triton.next_power_of_2(capacity), 64), most)
     elif capacity > LONG:
-        block = 128
+        block = min(most, 128)
+    else:
+        block = 64 if width == 128 and capacity <= 512 else NUMBERS // width
     return block, max(block * width // NUMBERS, 1)
 
 
@@ -166,8 +168,10 @@ def _by_group(width: int, bytes_each: int, shared_memory: int) -> tuple[int, int
 
 def _pieces(blocks: int, programs: int, warps: int, long: bool) -> tuple[int, int]:
     """Blocks of each piece of a head's or a group's text, and how many pieces there are."""
+    if blocks <= ALONE:
+        return blocks, 1
     most = triton.cdiv(BUSY, programs) if long else max(WARPS // (warps * programs), 1)
-    steps = blocks if long and blocks <= ALONE else triton.cdiv(blocks, min(most, MOST))
+    steps = triton.cdiv(blocks, min(most, MOST))
     return steps, triton.cdiv(blocks, steps)
 
 
@@ -192,8 +196,8 @@ def _join(
     head, column, piece = tl.program_id(0), tl.arange(0, WIDTH), tl.arange(0, SLOTS)
     slot, there = head * pieces + piece, piece < pieces
     if OVERLAP:
-        tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     m_i = tl.load(m_pieces + slot, mask=there, other=-float("inf"))
     l_i = tl.load(l_pieces + slot, mask=there, other=0.0)
     acc = tl.load(acc_pieces + slot[:, None] * WIDTH + column[None, :], mask=there[:, None], other=0.0)

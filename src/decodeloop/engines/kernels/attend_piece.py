@@ -98,8 +98,8 @@ def attend_piece(
         query_scales = pair(query_norm, column, size, ROTARY)
         key_scales = pair(key_norm, column, size, ROTARY)
     if OVERLAP:
-        tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     # All is loaded before anything is computed: each waiting for memory is a large part of this kernel's time.
     start = (head[:, None] if BY_GROUP else head) * size
     q_pair = pair(query + row * query_stride + start, columns, size, ROTARY)

@@ -50,8 +50,8 @@ def _of_piece(logits, best, tokens, row_stride, vocabulary, PIECE: tl.constexpr,
     row, piece = tl.program_id(0), tl.program_id(1)
     token = piece * PIECE + tl.arange(0, PIECE)
     if OVERLAP:
-        tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     score = tl.load(logits + row.to(tl.int64) * row_stride + token, mask=token < vocabulary, other=-float("inf"))
     score = tl.where(score != score, float("inf"), score.to(tl.float64))
     highest, place = tl.max(score, axis=0, return_indices=True)
@@ -65,8 +65,8 @@ def _of_row(logits, best, tokens, chosen, scores, row_stride, pieces, SLOTS: tl.
     """The first of the best pieces."""
     row, piece = tl.program_id(0), tl.arange(0, SLOTS)
     if OVERLAP:
-        tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     score = tl.load(best + row * pieces + piece, mask=piece < pieces, other=-float("inf"))
     _, place = tl.max(score, axis=0, return_indices=True)
     token = tl.load(tokens + row * pieces + place)

@@ -139,8 +139,8 @@ def _matvec(
     if AHEAD > 2:
         third = _piece(start, there, 2 * WIDTH + column, columns)
     if OVERLAP:
-        tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     mean, scale = 0.0, 1.0
     if NORM == "layer":
         sums = tl.zeros((WIDTH,), tl.float32)

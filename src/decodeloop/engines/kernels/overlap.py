@@ -5,8 +5,10 @@ microsecond or two for each of a step's kernels, which is most of a small model'
 early, and waits (``gdc_wait``) before it reads what others wrote. A product's weights are nobody's result, so its
 first piece of them is on its way by then.
 
-A kernel may only let the next one start (``gdc_launch_dependents``) once it has waited itself: then all kernels before
-it have ended, and the next one has to wait for this one alone. Inductor's kernels are made on the same rule.
+A kernel lets the next one start (``gdc_launch_dependents``) before it waits itself, so that the next one's weights are
+on their way, too, while this one waits. Each kernel waits for the one before it to end, so that when one has ended, all
+before it have; and what is read without waiting must have been there before the step's first kernel of this kind.
+Inductor's kernels let the next one start once they have waited, which is safe as well.
 
 Source: `CUDA's programming guide
 <https://docs.nvidia.com/cuda/cuda-c-programming-guide/#programmatic-dependent-launch-and-synchronization>`_.
