@@ -1,11 +1,14 @@
 """Both loops, PyTorch and ONNX Runtime, against transformers' generate."""
 
+import copy
+
 import pytest
 import torch
 from helpers import left_padded, prompt_ids
 
 import decodeloop
 from decodeloop import Sampler
+from decodeloop.engines.torch_loop import TorchEngine
 
 
 def reference(model, ids, **options):
@@ -87,3 +90,19 @@ def test_a_seed_gives_the_same_tokens_on_both_engines(phi, phi_graph):
         assert torch.equal(first, onnx.generate(ids, sampler=sampler, **options))
     greedy = decodeloop.generate(phi, ids, **options)
     assert not torch.equal(first, greedy)
+
+
+@pytest.mark.parametrize("asked", ["greedy", "processors", "sampler", "lookup"])
+def test_what_an_engine_has_found_is_taken_only_where_nothing_else_is_asked(llama, asked, monkeypatch):
+    """A captured step looks for the likeliest token itself; here one that is always wrong tells who was asked."""
+    model, ids = copy.deepcopy(llama), prompt_ids(1, 6)
+    if asked == "processors":
+        model.generation_config.repetition_penalty = 1.5
+    sampler = decodeloop.Sampler(do_sample=False) if asked == "sampler" else None
+    lookup = decodeloop.PromptLookup() if asked == "lookup" else None
+    options = {"sampler": sampler, "lookup": lookup, "max_new_tokens": 5, "eos_token_id": None}
+    own = decodeloop.generate(model, ids, **options)
+    found = torch.ones(1, dtype=torch.float64), torch.tensor([7])
+    monkeypatch.setattr(TorchEngine, "likeliest", lambda engine: found)
+    expected = torch.cat([ids, torch.full((1, 5), 7)], dim=-1) if asked == "greedy" else own
+    assert torch.equal(decodeloop.generate(model, ids, **options), expected)

@@ -11,6 +11,7 @@ import torch
 from helpers import assert_greedy, left_padded, prompt_ids
 
 import decodeloop
+from decodeloop.decoding.prompt import check_prompt
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
@@ -239,6 +240,8 @@ def test_one_query_attends_with_caps_and_sinks_within_a_window(
         (1, 2, 1, 70, 256, 0),
         (1, 4, 1, 3000, 256, 128),
         (2, 6, 6, 1500, 96, 48),
+        (1, 4, 4, 1500, 64, 64),
+        (2, 4, 2, 320, 128, 128),
     ],
 )
 def test_attention_normalises_rotates_and_appends(
@@ -293,6 +296,79 @@ def test_a_key_that_is_no_number_is_not_hidden(heads, key_heads, capacity, numbe
     reads = torch.arange(heads, device="cuda") // (heads // key_heads) == 0
     assert not finite[reads].any()
     assert finite[~reads].all()
+
+
+@pytest.mark.parametrize("capacity", [40, 300, 1500, 2500])
+def test_a_row_of_which_all_is_hidden_is_an_average(capacity):
+    """As softmax has it: the smallest float32 is as small as what is added to it. By head, in pieces, and by group."""
+    from decodeloop.engines.kernels.decode_attention import decode_attention
+
+    query, mask = torch.randn(2, 6, 1, 20, device="cuda"), torch.zeros(2, 1, 1, capacity, device="cuda")
+    keys, values = torch.randn(2, 2, 2, capacity, 20, device="cuda")
+    mask[0] = torch.finfo(torch.float32).min
+    options = 0.2, None, None, False
+    exact = decode_attention(query.cpu(), keys.cpu(), values.cpu(), mask.cpu(), *options)
+    torch.testing.assert_close(decode_attention(query, keys, values, mask, *options).cpu(), exact, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("vocabulary", [1, 1000, 1024, 5001, 151936])
+def test_the_likeliest_tokens_are_those_of_max(vocabulary, dtype):
+    from decodeloop.engines.kernels.likeliest import likeliest
+
+    logits = torch.randn(5, 3, vocabulary, device="cuda", dtype=dtype)[:, -1]  # of the last of three tokens
+    logits[1] = logits[1].round().clamp(-1, 1)  # ties
+    logits[2], logits[3, vocabulary // 2], logits[4, vocabulary // 2] = -float("inf"), float("inf"), float("nan")
+    scores, tokens = logits.max(-1)
+    found = likeliest(logits)
+    assert torch.equal(found[0], tokens)
+    torch.testing.assert_close(found[1].view(torch.float64), scores.double(), atol=0, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("engine", ["captured", "compiled", "fused"])
+def test_what_a_step_has_found_is_of_the_last_token_that_was_read(llama, engine, tmp_path):
+    model = copy.deepcopy(llama).to("cuda", torch.float16)
+    if engine == "fused":
+        report = decodeloop.export_onnx(model, tmp_path / "model.onnx", exporter="fused")
+        decoder = decodeloop.OnnxDecoder(report.path, device="cuda", cuda_graph=True)
+    else:
+        decoder = decodeloop.TorchDecoder(model, compile=engine == "compiled", cuda_graph=True)
+    prompt = check_prompt(prompt_ids(2, 7), None, max_new_tokens=20).to("cuda")
+    for _ in range(2):  # the second time over buffers whose step is captured
+        decoder.start(prompt, 27)
+        logits = decoder.forward(prompt.input_ids)
+        assert decoder.likeliest() is None
+        for step in range(6):
+            logits = decoder.forward(logits[:, -1].argmax(-1, keepdim=True))
+            if decoder.likeliest() is None:
+                assert step < 3
+                continue
+            for found, expected in zip(decoder.likeliest(), logits[:, -1].max(-1), strict=True):
+                assert torch.equal(found, expected.to(found.dtype))
+        assert decoder.likeliest() is not None
+        decoder.rewind(2)
+        assert decoder.likeliest() is None
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_captured_step_leaves_scores_that_are_processed_to_the_loop(llama, compiled):
+    model = copy.deepcopy(llama).to("cuda")
+    model.generation_config.repetition_penalty, model.generation_config.suppress_tokens = 1.5, [3, 5, 8]
+    ids = prompt_ids(1, 9).cuda()
+    options = {"max_new_tokens": 30, "eos_token_id": None}
+    decoder = decodeloop.TorchDecoder(model, compile=compiled, cuda_graph=True)
+    assert torch.equal(decoder.generate(ids, **options), model.generate(ids, do_sample=False, **options))
+
+
+def test_a_captured_step_says_that_a_model_overflowed(llama):
+    model = copy.deepcopy(llama).to("cuda", torch.float16)
+    decoder = decodeloop.TorchDecoder(model, cuda_graph=True)
+    ids = prompt_ids(1, 9).cuda()
+    decoder.generate(ids, max_new_tokens=8, eos_token_id=None)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="its best score is nan"):
+        decoder.generate(ids, max_new_tokens=8, eos_token_id=None)
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "gelu", "relu"])
