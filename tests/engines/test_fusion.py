@@ -184,6 +184,13 @@ def norm_of_this_step(query, key, value, keys, values, place, mask, cos, sin, we
     return attends(rotates(normalises(query, weight, 1e-5), cos, sin), keys, values, mask)
 
 
+def place_of_this_step(query, key, value, keys, values, place, mask, cos, sin, weight):
+    place = place + 1
+    keys.index_copy_(2, place, rotates(key, cos, sin))
+    values.index_copy_(2, place, value)
+    return attends(rotates(query, cos, sin), keys, values, mask)
+
+
 def keeps_the_old(query, key, value, keys, values, place, mask, cos, sin, weight):
     old = keys.clone() * 1
     new = keys.index_copy(2, place, rotates(key, cos, sin))
@@ -204,6 +211,7 @@ def one_is_another(query, key, value, keys, values, place, mask, cos, sin, weigh
         (by_numbers, [("writes",)]),
         (eps_is_a_tensor, [("writes", "rotates")]),
         (norm_of_this_step, [("writes", "rotates")]),
+        (place_of_this_step, [()]),
         (keeps_the_old, [()]),
         (one_is_another, [("writes",)]),
     ],

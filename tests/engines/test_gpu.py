@@ -351,6 +351,37 @@ def test_what_a_step_has_found_is_of_the_last_token_that_was_read(llama, engine,
 
 
 @pytest.mark.parametrize("compiled", [False, True])
+def test_a_captured_step_on_another_gpu_than_the_current_one(llama, compiled):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    model = copy.deepcopy(llama).to("cuda:1")
+    ids, options = prompt_ids(1, 9).to("cuda:1"), {"max_new_tokens": 20, "eos_token_id": None}
+    decoder = decodeloop.TorchDecoder(model, compile=compiled, cuda_graph=True)
+    assert torch.equal(decoder.generate(ids, **options), model.generate(ids, do_sample=False, **options))
+    assert decoder.likeliest() is not None
+    assert torch.cuda.current_device() == 0
+
+
+def test_what_the_compiler_makes_waits_before_it_reads_what_a_kernel_of_ours_wrote():
+    """Ours let the next one start before they have waited: what is read early then may not be there."""
+    from torch._inductor.utils import run_and_get_code
+
+    from decodeloop.engines.kernels import products
+    from decodeloop.engines.kernels.compiled import options
+    from decodeloop.engines.kernels.overlap import overlaps
+
+    given = options(torch.device("cuda"), torch.float16)
+    if not overlaps(torch.device("cuda")) or len(given) < 3:
+        pytest.skip("kernels do not overlap here")
+    x, weight = torch.randn(1, 1, 64, device="cuda", dtype=torch.float16), torch.randn(64, 64, device="cuda").half()
+    step = torch.compile(lambda x: (products.matvec(x.sin(), weight, None) + x.sin()).cos(), options=given)
+    _, (code, *_) = run_and_get_code(step, x)
+    kernels = [each for each in code.split("async_compile.triton")[1:] if "cos(" in each]
+    assert kernels
+    assert all("gdc_wait" in each.partition("tl.load")[0] for each in kernels)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
 def test_a_captured_step_leaves_scores_that_are_processed_to_the_loop(llama, compiled):
     model = copy.deepcopy(llama).to("cuda")
     model.generation_config.repetition_penalty, model.generation_config.suppress_tokens = 1.5, [3, 5, 8]

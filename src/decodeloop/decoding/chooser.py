@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from decodeloop.checks import is_sequence, shown
-from decodeloop.decoding.engine import Likeliest
+from decodeloop.decoding.engine import Look
 from decodeloop.decoding.greedy import no_token
 from decodeloop.decoding.prompt import Prompt
 
@@ -56,7 +56,7 @@ class Chooser:
         self.processors: Any = _processors(sampler, self.text, list(eos_token_ids))
         self.warpers: Any = _warpers(sampler) if sampler.do_sample else LogitsProcessorList()
 
-    def __call__(self, tokens: torch.Tensor, logits: torch.Tensor, likeliest: Likeliest | None = None) -> torch.Tensor:
+    def __call__(self, tokens: torch.Tensor, logits: torch.Tensor, likeliest: Look | None = None) -> torch.Tensor:
         certain, probabilities = self._decide(tokens, logits)
         return self.draw(probabilities) if certain is None else certain
 

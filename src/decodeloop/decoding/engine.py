@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +16,8 @@ from decodeloop.decoding.prompt import Prompt
 Past = Cache | Sequence[torch.Tensor]
 #: The best scores and the tokens that have them, ``[batch]`` each, as ``max`` gives them.
 Likeliest = tuple[torch.Tensor, torch.Tensor]
+#: An engine's :meth:`Engine.likeliest`.
+Look = Callable[[], Likeliest | None]
 
 
 class Engine(Protocol):

@@ -19,7 +19,7 @@ from transformers import (
     SynthIDTextWatermarkingConfig,
 )
 
-from decodeloop.decoding.engine import Engine, Likeliest
+from decodeloop.decoding.engine import Engine, Look
 from decodeloop.decoding.prompt import Prompt
 
 
@@ -42,11 +42,10 @@ class Greedy:
         """The logits ``[batch, vocabulary]`` of what follows ``tokens`` ``[batch, length]``, processed."""
         return self.processors(tokens, logits.float()) if self.processors else logits
 
-    def __call__(self, tokens: torch.Tensor, logits: torch.Tensor, likeliest: Likeliest | None = None) -> torch.Tensor:
-        """The next tokens ``[batch]``; ``likeliest`` is what an engine has found by the logits already."""
-        if likeliest is None or self.processors:
-            likeliest = self.scores(tokens, logits).max(-1)
-        self.best, chosen = likeliest
+    def __call__(self, tokens: torch.Tensor, logits: torch.Tensor, likeliest: Look | None = None) -> torch.Tensor:
+        """The next tokens ``[batch]``; ``likeliest`` tells what an engine has found by the logits already."""
+        found = None if self.processors or likeliest is None else likeliest()
+        self.best, chosen = self.scores(tokens, logits).max(-1) if found is None else found
         return chosen
 
     def along(self, text: torch.Tensor, guess: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

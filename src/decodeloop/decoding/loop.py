@@ -170,7 +170,7 @@ def _one_by_one(
         if engine.runs_async and watch.over():  # only now: the GPU had this step to do while the host looked back
             engine.rewind(1)
             return
-        new = choose(so_far, logits, engine.likeliest())
+        new = choose(so_far, logits, engine.likeliest)
         if stop.possible:
             new = torch.where(ended, stop.pad_token_id, new)
         text[:, length + step] = new

@@ -170,7 +170,7 @@ class Watch:
         with torch.cuda.stream(self.stream):
             self.seen.copy_(ended, non_blocking=True)
             if best is not None:
-                if self.best is None:
+                if self.best is None or self.best.dtype != best.dtype:  # a captured step's come in one of their own
                     self.best = torch.empty(best.shape, dtype=best.dtype, pin_memory=self.on_gpu)
                 self.best.copy_(best, non_blocking=True)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-
 import torch
 
 from decodeloop.decoding.engine import Likeliest
@@ -36,8 +33,8 @@ class CapturedStep:
         self.capture, self.capacity = capture, capacity
         self.tokens, self.positions = (torch.zeros(batch, 1, dtype=torch.int64, device=device) for _ in range(2))
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.found: torch.Tensor | None = None  # the likeliest tokens by the logits, and their scores
-        self.replayed, self.steps = False, 0
+        self.found: torch.Tensor | None = None  # the likeliest tokens by the logits, and their scores, once captured
+        self.looks, self.replayed, self.steps = True, False, 0
 
     def run(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append one token to each row, ``[batch, 1]``: the logits ``[batch, 1, vocabulary]``, overwritten later."""
@@ -70,8 +67,15 @@ class CapturedStep:
     def compute_and_look(self) -> torch.Tensor:
         """What is captured: :meth:`compute`, and on a GPU the likeliest tokens by its logits."""
         logits = self.compute()
-        looks = _looks(logits.device)
-        self.found = looks(logits[:, -1]) if looks else None
+        if self.looks and logits.is_cuda:
+            try:
+                from decodeloop.engines.kernels.likeliest import likeliest
+
+                self.found = likeliest(logits[:, -1])
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # Triton or its C compiler is missing, or knows no such GPU: the loop looks itself
+                self.looks, self.found = False, None
         return logits
 
     def compute(self) -> torch.Tensor:
@@ -84,15 +88,3 @@ class CapturedStep:
     def step_back(self) -> None:
         """Undo the going on, so that the same step can be computed again."""
         self.positions.sub_(1)
-
-
-@functools.cache
-def _looks(device: torch.device) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """The kernel that looks for them; None where it cannot be built, which is left to Triton and a C compiler."""
-    try:
-        from decodeloop.engines.kernels.likeliest import likeliest
-
-        likeliest(torch.zeros(1, 1, device=device))
-    except Exception:  # whatever either of them says: a step is captured without, too
-        return None
-    return likeliest

@@ -58,6 +58,8 @@ def _written(node: Any) -> tuple[Node, Node, Node] | None:
     if len(kept) != 1 or any(user > node and user is not kept[0] for user in buffer.users):
         return None  # else the compiler would copy the buffer, and the kernel reads it before that is done
     rows, heads, _, size = _of(buffer).shape
+    if places[2].op != "placeholder":
+        return None  # the kernel reads it before it waits, as it does the buffer
     if _of(places[2]).shape != (1,) or _of(new).shape != (rows, heads, 1, size):
         return None
     return buffer, places[2], new

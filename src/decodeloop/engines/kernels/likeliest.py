@@ -19,8 +19,13 @@ PIECE = 1024  # scores that a program looks through
 def likeliest(logits: torch.Tensor) -> torch.Tensor:
     """What ``logits.max(-1)`` gives, of ``[rows, vocabulary]``: int64 ``[2, rows]``, tokens, then scores as float64.
 
-    Of several best tokens, it is the first. A score that is no number is the best, as it is for PyTorch.
+    Of several best tokens, it is the first. A score that is no number counts as infinite.
     """
+    with torch.cuda.device(logits.device):  # Triton's launches are on the current one
+        return _likeliest(logits)
+
+
+def _likeliest(logits: torch.Tensor) -> torch.Tensor:
     rows, vocabulary = logits.shape
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     pieces = triton.cdiv(vocabulary, PIECE)

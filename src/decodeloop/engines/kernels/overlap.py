@@ -8,7 +8,8 @@ first piece of them is on its way by then.
 A kernel lets the next one start (``gdc_launch_dependents``) before it waits itself, so that the next one's weights are
 on their way, too, while this one waits. Each kernel waits for the one before it to end, so that when one has ended, all
 before it have; and what is read without waiting must have been there before the step's first kernel of this kind.
-Inductor's kernels let the next one start once they have waited, which is safe as well.
+Inductor's kernels let the next one start once they have waited. Behind one of its own they may read earlier what that
+one does not write; behind one of ours they wait first, which a test looks for.
 
 Source: `CUDA's programming guide
 <https://docs.nvidia.com/cuda/cuda-c-programming-guide/#programmatic-dependent-launch-and-synchronization>`_.

@@ -44,7 +44,7 @@ def summed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
 
 @torch.library.custom_op("decodeloop::matvec", mutates_args=())
 def matvec(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """``weight @ x + bias``."""
+    """``weight @ x + bias``; ``weight`` is there before the step, since the kernel reads it before it waits."""
     if x.is_cuda:
         return _kernel(x, weight, bias)
     return functional.linear(x, weight, bias)
