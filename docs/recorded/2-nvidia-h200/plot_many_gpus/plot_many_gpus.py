@@ -160,7 +160,7 @@ def in_one_process(folder):
 # %%
 # These functions are the script of a rank, which :func:`decodeloop.run_ranks` starts twice with `torchrun
 # <https://docs.pytorch.org/docs/stable/elastic/run.html>`_. A rank that fails, is killed or hangs is named in an error.
-# The table has bytes, a count, and seconds of an all-reduce or a step; behind each way is its number of users.
+# The table has bytes, bytes/s, a count, and seconds of an all-reduce or a step; behind each way is its number of users.
 
 HEAD = f"""
 import json
@@ -192,7 +192,7 @@ table = pandas.DataFrame(measured)
 ways = [row for row in table.index if ", " in row]
 number = [int(way.split(", ")[1]) for way in ways]
 speeds = (1 / table.loc[ways]).mul(number, axis=0)  # tokens/s of all users
-look = {"logx": True, "xlabel": "tokens/s", "legend": False}
+look = {"xlabel": "tokens/s", "legend": False}
 ax = speeds.plot.barh(title=f"Two processes on {here}", **look)
 ax.figure.legend(loc="outside lower center")
 table.map("{:.3g}".format)  # bytes, and seconds
@@ -204,8 +204,8 @@ table.map("{:.3g}".format)  # bytes, and seconds
 # Tensor parallelism over two ranks saves half of the reading, and adds all-reduces. So its step is shorter if reading
 # half of the weights takes longer than the all-reduces: above a size, the *crossing*, that follows from the bandwidth
 # and from their number and time, measured above. What else a spread step costs is left out, so near the crossing this
-# can be wrong: believe the last lines, which were measured. Two processes on one CPU read the same memory, each at half
-# the speed, so nothing is saved. The last two sizes are published ones.
+# can be wrong: believe the last lines, which were measured. Two processes on one CPU share its memory: we reckon half
+# the speed for each, so nothing is saved. The last two sizes are published ones.
 
 
 def crossing(facts, sums):
@@ -233,9 +233,9 @@ for name, facts in measured.items():
 # ===================
 #
 # One GPU while a model fits and a step with all users takes hardly longer than with one (:ref:`l-plot-batch`); replicas
-# where it grows, since they send nothing. Tensor parallelism for a model that does not fit, and, to answer one user
-# faster, for one well above the crossing, if it is measured. Layers on different devices only make room: a user waits
-# as long as on one GPU that had it, or longer. What goes wrong: :ref:`l-plot-many-gpus-traps`. Beyond one machine are
+# on more GPUs where it grows, since they send nothing. Tensor parallelism for a model that does not fit, and, to answer
+# one user faster, for one well above the crossing, if it is measured. Layers on different devices only make room: a
+# user waits as long as on one GPU, or longer. What goes wrong: :ref:`l-plot-many-gpus-traps`. Beyond one machine are
 # servers: `vLLM <https://docs.vllm.ai/en/latest/serving/parallelism_scaling.html>`_ and `transformers
 # <https://huggingface.co/docs/transformers/main/en/perf_infer_gpu_multi>`_ say how far their ways go.
 #

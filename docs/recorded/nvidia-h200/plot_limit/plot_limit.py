@@ -6,7 +6,7 @@ How near to the limit can PyTorch come?
 ========================================
 
 A decode step cannot take less time than reading the model's weights does: that is its :term:`limit`. How far is the
-usual loop from it, and what brings it nearer? This page improves the loop rung by rung, as on a ladder, on a model that
+usual loop from it, and what brings it nearer? This page changes the loop rung by rung, as on a ladder, on a model that
 is large enough for its weights to matter. Each rung of PyTorch's says first how long a step should take.
 
 .. image:: /drawings/replay.svg
@@ -32,7 +32,7 @@ import decodeloop
 FAST = decodeloop.unit_test_going()  # a small model, the same code
 on_gpu = torch.cuda.is_available()
 large = "microsoft/phi-1_5" if on_gpu else "Xenova/llama2.c-stories110M"
-source, count = ("bundled", 8) if FAST else (large, 64 if on_gpu else 8)
+source, count = ("bundled", 8) if FAST else (large, 64 if on_gpu else 24)
 loaded = decodeloop.load(source, random_weights=not FAST)
 model = loaded.model.requires_grad_(False)  # nothing is kept for a backward pass
 if FAST:  # one layer is compiled sooner than all
@@ -177,8 +177,8 @@ if on_gpu:
 # ===============================================
 #
 # ``torch.compile`` joins small operators. At best it leaves one before each product, and one for each attention. A
-# :class:`decodeloop.TorchDecoder` with ``compile=True`` also joins products, has some made for one row
-# (:ref:`l-plot-kernels`), at best as fast as the limit, and on a GPU attention of its own. On a CPU ``torch.compile``
+# :class:`decodeloop.TorchDecoder` with ``compile=True`` also joins products, has some made for one row where that is
+# faster (:ref:`l-plot-kernels`), at best as fast as the limit, and on a GPU attention of its own. On a CPU, compiling
 # needs a C++ compiler, and no space in Python's path. Where it fails, the page says so.
 
 starting = (len(linears) + layers) * start_one
@@ -215,8 +215,8 @@ rungs["ONNX, int4"] = loop_of(int4.generate), less.seconds + starting
 # ======================
 #
 # All loops take turns. A *gain* is how many milliseconds less a token takes than in the column before. A diamond is
-# what was expected. (4 bits' limit and diamond would be far to the right; the table has both.) A loop that takes longer
-# than expected spends time on what we did not count, such as what Python does between operators, or on slower kernels.
+# what was expected. (4 bits' limit and diamond are left out; the table has both.) A loop that takes longer than
+# expected spends time on what we did not count, such as what Python does between operators, or on slower kernels.
 
 turns = {name: partial(run, prompt) for name, (run, _) in rungs.items()}
 timings = decodeloop.prefill_and_decode_all(turns, count)
@@ -239,7 +239,7 @@ ax.plot(1e3 / table["expected (ms)"][names], range(len(names)), "D", color="C3")
 #
 # ``TorchDecoder(model, compile=True)`` for a program that runs much longer than it takes to compile; an ONNX graph,
 # exported once, for one that is started often, or runs on a CPU. The table says by how much here. Fewer bytes shorten
-# only the time that reading takes: the last two columns show how much that is here.
+# mostly the time that reading takes: the last two columns show how much that is here.
 #
 # Measured on
 # ===========

@@ -95,8 +95,8 @@ for (way, n), timing in times.items():
 table.rename_axis("tokens").round(1)
 
 # %%
-# *Besides* is what a call needs at its peak besides the cache. In chunks it is less, but grows, by the mask and by the
-# layer that is being copied. Each token looks at all before it: long texts take time out of proportion.
+# *Besides* is what a call needs at its peak besides the cache. In several chunks it is less, but grows, by the mask and
+# by the layer that is being copied. Each token looks at all before it: long texts take time out of proportion.
 
 short, long = lengths[-2:]
 most, growth = table.loc[long], table.loc[long] / table.loc[short]
@@ -106,14 +106,10 @@ assert FAST or growth["whole (ms)"] > long / short
 print(f"{long // short} x the text, {growth['whole (ms)']:.1f} x the time")
 times_as_long = most["in chunks (ms)"] / most["whole (ms)"]
 print(f"in chunks {times_as_long:.1f} x as long as whole")
-ax = table.filter(like="besides").plot(loglog=True, style=["o-", "s--"])
-_ = ax.set(
-    title="Memory besides the cache",
-    xlabel="tokens",
-    ylabel="MiB",
-    xticks=lengths,
-    xticklabels=lengths,
-)
+look = {"title": "Memory besides the cache", "xlabel": "tokens", "ylabel": "MiB"}
+ax = table.filter(like="besides").plot(loglog=True, style=["o-", "s--"], **look)
+ax.tick_params("x", which="minor", bottom=False, labelbottom=False)
+_ = ax.set_xticks(lengths, lengths)
 
 # %%
 # For the next token, weights and cache are read once more. The :term:`limit` is the least time that this can take.
@@ -238,7 +234,7 @@ smaller.round(2)
 #
 # Read long prompts in chunks where memory is short, as large as it allows: the tokens are the same, and the cost in
 # time is printed above. Where the cache does not fit, offload it, which copies it in every step; or keep it in 8 bits,
-# where too large numbers are cut off, and check your answers. A window suits a chat that may forget.
+# where too large numbers are cut off or NaN, and check your answers. A window suits a chat that may forget.
 #
 # Measured on
 # ===========

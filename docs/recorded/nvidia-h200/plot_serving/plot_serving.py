@@ -146,7 +146,7 @@ with engine(small.model) as manager:
 assert tokens == expected
 
 # %%
-# Times are medians over users, tokens per second are of all. Each load is run once, so small differences are chance.
+# Times are medians over users, tokens per second are of all. Each load is run once, so chance may double a time.
 
 rows = {}
 with engine(large.model) as manager:

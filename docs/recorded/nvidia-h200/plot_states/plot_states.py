@@ -7,7 +7,7 @@ Models that keep a state
 
 Most decoders keep the keys and values of every token that they have read (:ref:`l-plot-kv-cache`), so each step reads
 more than the one before. Some newer models keep a :term:`state` of fixed size instead, in all layers (Mamba) or in most
-of them (Qwen 3.5, LFM2, Falcon-H1). This page writes such a layer out, shows what the models keep, times their steps by
+of them (Qwen 3.5, LFM2). This page writes such a layer out, shows what the models keep, times their steps by
 the length of the text, and goes through what a state cannot do.
 
 .. image:: /drawings/state.svg
@@ -230,7 +230,7 @@ print(report.checked)
 # Which should I use?
 # ===================
 #
-# Attention for short texts: all three read about as many bytes then, and a cache can be cut, copied and shared. For
+# Attention for short texts: all three read about as many bytes then, and a cache can be cut and shared. For
 # long texts a state saves memory, the more so with many rows, and time from the length on that the table shows. What
 # has faded cannot be looked up, so most such models keep attention in a few layers.
 
