@@ -171,8 +171,8 @@ for tokens in (answers[row], broken["rotary, no mask"][row]):
 # All rows use the same weights, which a step reads once, however many rows there are. Each row adds its own cache to be
 # read (:ref:`l-plot-cache-memory`), and its own arithmetic. So the :term:`limit`, the time to read both, hardly grows
 # with the rows while the caches are small. A real step grows once what each row adds, its arithmetic, its attention and
-# the choice of its token, shows beside reading and starting operators, most of a step on some GPUs. Model and graph
-# must agree on the batch above; rows without padding are timed. (On a GPU, only the graph's steps are recorded.)
+# the choice of its token, shows beside reading and starting operators. Model and graph must agree on the batch above;
+# rows without padding are timed. (On a GPU, the graph's steps are recorded.)
 
 assert decodeloop.verify(large.model, decoder, ids, attention_mask=mask).agrees
 text = solos[1].repeat(max(sizes), 1)

@@ -224,7 +224,7 @@ df.round(3)
 # The *first token* takes the time of the prefill, and each *next token* that of a decode step. The *spread* says how
 # far the runs lie apart: (slowest - fastest) / median. What a step takes beyond its limit may go to arithmetic, to
 # copying the cache, or to starting operators one by one, for which Python's time varies from run to run.
-# :ref:`l-plot-onnx-speed` looks for it, and :ref:`l-plot-limit` comes nearer to the limit.
+# :ref:`l-plot-onnx-speed` looks for it, and :ref:`l-plot-limit` brings PyTorch nearer to it.
 
 timings.plot(limit, title=f"Tokens per second\n{shape}, random weights")
 

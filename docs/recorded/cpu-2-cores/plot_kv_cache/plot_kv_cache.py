@@ -142,7 +142,7 @@ model.set_attn_implementation("sdpa")  # back to the optimised one
 #
 # A token does not look at those after it: that is what ``later`` hides. Therefore its key and value stay the same,
 # however long the text becomes. We read the prompt alone, then the whole answer, and compare the keys and values of the
-# prompt's tokens. A first layer's largest key is printed for scale. :func:`decodeloop.cache_to_tensors` lists them
+# prompt's tokens. The first layer's largest key is printed for scale. :func:`decodeloop.cache_to_tensors` lists them
 # layer by layer.
 
 with torch.no_grad():

@@ -188,10 +188,10 @@ for name, slope in slopes[list(steps)].items():
 times.round(3)
 
 # %%
-# Where a line is straight, its slope is what the cache costs, and its height at a short text the rest. (On a GPU it may
-# bend: a short cache is copied while the host starts operators.) Steps that move the cache read and write each
-# position, in small operators more than once; in the shared buffer attention only reads it, which may take longer than
-# reading alone would.
+# Where a line rises steadily, its slope is what the cache costs, and its height at a short text the rest. (On a GPU,
+# starting operators may take longer than moving the cache: then the slope says nothing, and may be negative.) Steps
+# that move the cache read and write each position, in small operators more than once; in the shared buffer attention
+# only reads it, which may take longer than reading alone would.
 #
 # What does an operator cost that does nothing?
 # =============================================
@@ -223,9 +223,9 @@ print(f"to start the {fewer} that fusing saves: {1e3 * start * fewer:.2f} ms")
 print(f"IO binding less fused graph, at a short text: {shorter:.2f} ms")
 
 # %%
-# Starting is one part of what fusing saves. (The chain tells no more than its order of magnitude: each of its operators
-# waits for the one before and has one input, while those of a graph may not wait, and have more.) Other parts are
-# products that are merged, and results that one operator writes to memory for the next one to read.
+# Starting is a small part of what fusing saves on a CPU, and may be nearly all on a GPU. (The chain tells its order of
+# magnitude: each of its operators waits for the one before, and those of a graph may not.) The rest is products that
+# are merged, and results that one operator writes to memory for the next one to read.
 #
 # On a GPU one can go further. With one buffer, all that a step starts can be recorded as a :term:`CUDA graph` and
 # started by one call. :class:`decodeloop.OnnxDecoder` does so; :ref:`l-plot-engines` has its speed, and
