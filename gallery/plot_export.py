@@ -196,7 +196,7 @@ shapes.fillna("").filter(regex=r"ids|mask|logits|\.0\.", axis=0)
 # What is in the graphs?
 # ======================
 #
-# Their operators by kind, of those that stand there at least once for each layer:
+# Their operators by kind, of those that one of them has at least once for each layer (no bar: none):
 
 counts = pandas.DataFrame({name: r.operators for name, r in reports.items()})
 counts = counts.fillna(0).astype(int).sort_values("dynamo")

@@ -51,7 +51,7 @@ print(f"{source}, {model.dtype}, {device}\nlimit: {limit}")
 # A step multiplies one row with each weight matrix. In between it has many small operators: norms, rotations, sums. We
 # expect a product to take as long as it does alone. A small operator computes next to nothing; what takes time is to
 # *start* it. So a step should take the time of its products, and for each other operator the time to start one. On a
-# GPU, a :term:`CUDA graph` records all :term:`kernels <kernel>` that some code starts, and one call replays them.
+# GPU, a :term:`CUDA graph` records all :term:`kernels <kernel>` that code starts, and replays them. (A CPU cannot.)
 
 
 def recorded(fn):
@@ -238,8 +238,8 @@ ax.plot(1e3 / table["expected (ms)"][names], range(len(names)), "D", color="C3")
 # ===================
 #
 # ``TorchDecoder(model, compile=True)`` for a program that runs much longer than it takes to compile; an ONNX graph,
-# exported once, for one that is started often, or runs on a CPU. The table says by how much here. Fewer bytes shorten
-# mostly the time that reading takes: the last two columns show how much that is here.
+# exported once, for one that is started often, or runs on a CPU. The table says by how much here (on a GPU, *eager* is
+# as fast as the host). Fewer bytes shorten mostly the time that reading takes: see the last two columns.
 #
 # Measured on
 # ===========

@@ -19,8 +19,8 @@ Measured on
 ===========
 
 Each page of this book names, at its end, the machine that it was run on. These are the machines on which pages were run
-and recorded, at full size. A GPU runs models about ten times as large as a CPU's. ``nox -s docs -- --recorded NAME``
-renders a record; ``nox -s record`` makes one.
+and recorded, at full size: where speed is the topic, mostly with about ten times as many weights on a GPU as on a CPU.
+``nox -s docs -- --recorded NAME`` renders a record; ``nox -s record`` makes one.
 
 """
 

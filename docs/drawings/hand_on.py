@@ -7,7 +7,7 @@ STEPS = (
     ("try it", "does it write\nwhat it should?", "model"),
     ("graph", "fused, for\nONNX Runtime", "read"),
     ("proof", "beside the model:\nsame logits?", "model"),
-    ("8 or 4 bits", "changes tokens:\nmeasure how many", "guess"),
+    ("8 or 4 bits", "may change tokens:\nmeasure how many", "guess"),
     ("folder", "graph, tokenizer,\nsettings", "kept"),
 )
 WIDE, HIGH, STEP = 188, 104, 206

@@ -10,6 +10,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 import decodeloop
 from decodeloop import OnnxDecoder, PromptLookup, Sampler, TorchDecoder
+from decodeloop.decoding.stopping import Watch
 
 FREE = {"eos_token_id": None}
 
@@ -123,3 +124,19 @@ def test_a_text_that_broke_leaves_nothing_to_the_next_one(phi, value):
         with contextlib.suppress(ValueError):
             decoder.generate(poison, max_new_tokens=20, **FREE)
         assert torch.equal(decoder.generate(ids, past_key_values=past, **options), want)
+
+
+@pytest.mark.parametrize("number", [float("nan"), 3.5])
+def test_scores_of_two_dtypes_are_looked_at(number):
+    """The first steps of a generation come in the model's dtype, those that a captured step has found in another."""
+    watch = Watch(2, torch.device("cpu"))
+    watch.post(torch.tensor([False, True]), torch.tensor([1e4, 2.0], dtype=torch.float16))
+    assert not watch.over()
+    watch.post(torch.tensor([False, True]), torch.tensor([1e30, number], dtype=torch.float64))
+    assert not watch.over()  # a row that has ended has nothing to choose
+    watch.post(torch.tensor([False, True]), torch.tensor([number, 1.0], dtype=torch.float64))
+    if number == 3.5:
+        assert not watch.over()
+    else:
+        with pytest.raises(ValueError, match="row 0 has no token to choose at step 2, its best score is nan"):
+            watch.over()
