@@ -175,7 +175,7 @@ for name in list(last_feeds)[:4]:
 # ONNX Runtime also has larger operators than those that the export recorded. One of them does all of a layer's
 # attention, and writes new keys and values into the cache in place instead of copying all of it. With
 # ``exporter="fused"`` the graph is made of these. On a GPU its steps are recorded once, as a :term:`CUDA graph`, which
-# a single call then replays; on a CPU it gains little at a short text.
+# a single call then replays; on a CPU it gains less.
 
 path = Path(folder.name) / "fused.onnx"
 fused = decodeloop.export_onnx(model, path, exporter="fused")
