@@ -214,7 +214,7 @@ speeds.round(2)
 #
 # Each model is run by a :class:`decodeloop.TorchDecoder`, which records its steps on a GPU. It must write the tokens of
 # the model as it was, up to a :term:`near tie`. Then all take turns. A gain is how much less time a step takes than in
-# the way before (below the spread: noise), the expected one what its products gained. Attention and the rest stay.
+# the way before; the expected one is what its products gained. A gain of less than the spread is noise.
 
 decoders = {name: decodeloop.TorchDecoder(each) for name, each in models.items()}
 options = {"max_new_tokens": count, "eos_token_id": None}

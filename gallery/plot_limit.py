@@ -238,8 +238,8 @@ ax.plot(1e3 / table["expected (ms)"][names], range(len(names)), "D", color="C3")
 # ===================
 #
 # ``TorchDecoder(model, compile=True)`` for a program that runs much longer than it takes to compile; an ONNX graph,
-# exported once, for one that is started often, or runs on a CPU. The table says by how much here (on a GPU, *eager* is
-# as fast as the host). Fewer bytes shorten mostly the time that reading takes: see the last two columns.
+# exported once, for one that is started often, or runs on a CPU. The table says by how much here (on a GPU, *eager*
+# depends on the host). Fewer bytes shorten mostly the time that reading takes: see the last two columns.
 #
 # Measured on
 # ===========

@@ -240,8 +240,8 @@ else:
 # ===================
 #
 # Our loops, for one user at a time, or for prompts that are all there at once and get answers of about one length. An
-# engine, where users come when they like: the numbers above say from which load on it pays here, if it does, for the
-# first token, the last, and all. That of transformers in a program that you have, vLLM for a server others rely on.
+# engine, where users come when they like: the numbers above say whether it pays here, from which load on, and for what.
+# That of transformers inside a program that you have, vLLM for a server that others rely on.
 #
 # Measured on
 # ===========
