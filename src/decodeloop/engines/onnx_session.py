@@ -21,6 +21,7 @@ from decodeloop.optional import load_onnxruntime
 if TYPE_CHECKING:
     import onnxruntime
 
+LOOKS = 5  # at the machine's idle cores, at most: 0.05 s each
 SPIN = 400  # microseconds that a thread without work waits at most before it sleeps: about a short step's pauses
 NUMBERS = dict(TYPES.values())  # torch's element types -> ONNX's numbers
 
@@ -187,12 +188,18 @@ def threads_beside_others() -> int | None:
     The threads of a product wait for the slowest of them, which is the one that has to share its core. None where no
     other program kept a core busy, or the system does not tell: then onnxruntime takes all cores. Asked once, so that
     all sessions of a process do the same.
+
+    Looks up to five times and believes the idlest: a program that keeps a core busy does so each time, what writes a
+    file back or wakes for a moment does not.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    idle = idle_cores()
-    if idle is None or round(idle) >= cores:
-        return None
-    return max(1, min(round(idle), torch.get_num_threads()))  # torch takes one for two logical cores of one real core
+    most = 0
+    for _ in range(LOOKS):
+        idle = idle_cores()
+        if idle is None or round(idle) >= cores:
+            return None
+        most = max(most, round(idle))
+    return max(1, min(most, torch.get_num_threads()))  # torch takes one for two logical cores of one real core
 
 
 def idle_cores(seconds: float = 0.05) -> float | None:
