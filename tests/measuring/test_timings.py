@@ -120,6 +120,16 @@ def test_the_legend_is_outside_the_axes():
     assert not TIMES.plot().figure.legends
 
 
+@pytest.mark.parametrize("style", [{}, {"font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold"}])
+def test_a_long_title_is_not_cut_off(style):
+    with pyplot.rc_context(style):
+        ax = TIMES.plot(title="Tokens per second, random weights, a model with a long name: Xenova/stories110M")
+        ax.figure.canvas.draw()
+        title, figure = ax.title.get_window_extent(), ax.figure.bbox
+    assert figure.x0 <= title.x0 < title.x1 <= figure.x1
+    assert figure.y0 <= title.y0 < title.y1 <= figure.y1
+
+
 def test_noise_gives_no_speed_and_still_a_plot():
     noisy = GenerationTimings({"noise": generation(0.1, -0.001), "half": generation(0.1, -0.001, 0.01, 0.02)})
     assert noisy.table()["tokens/s"].isna().tolist() == [True, False]

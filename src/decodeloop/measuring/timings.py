@@ -215,7 +215,8 @@ def _bars(
         ax.vlines(limits, ends[::2], ends[1::2], linestyle="--", color="C1", label="limit")
         figure.legend(loc="outside lower center", frameon=False)
     ax.set_yticks(places, labels)
-    ax.set(title=title, xlabel=xlabel)
+    ax.set(xlabel=xlabel)
+    ax.set_title(title, wrap=True)  # a model's name is long, and the axes begin behind the labels
     ax.set_xlim(left=0)
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
