@@ -187,7 +187,7 @@ stored = dict.fromkeys(runs, model) | graphs
 stored.pop("llama.cpp, 4 bits", None)
 half = written + new_tokens // 2
 limits = {n: decodeloop.roofline(each, length=half) for n, each in stored.items()}
-title = "Tokens per second, " + loaded.name.rpartition("/")[-1]
+title = "Tokens per second\n" + loaded.name.rpartition("/")[-1]
 timings.plot(limit=limits, title=title)
 table = timings.table(limit=limits)
 speeds = table["tokens/s"]

@@ -226,7 +226,7 @@ df.round(3)
 # copying the cache, or to starting operators one by one, for which Python's time varies from run to run.
 # :ref:`l-plot-onnx-speed` looks for it, and :ref:`l-plot-limit` brings PyTorch nearer to it.
 
-timings.plot(limit, title=f"Tokens per second\n{shape}, random weights")
+timings.plot(limit, title=f"Tokens per second, random weights\n{shape}")
 
 # %%
 # Which should I use?

@@ -192,8 +192,8 @@ table = pandas.DataFrame(measured)
 ways = [row for row in table.index if ", " in row]
 number = [int(way.split(", ")[1]) for way in ways]
 speeds = (1 / table.loc[ways]).mul(number, axis=0)  # tokens/s of all users
-look = {"xlabel": "tokens/s", "legend": False}
-ax = speeds.plot.barh(title=f"Two processes on {here}", **look)
+ax = speeds.plot.barh(title=f"Two processes on {here}: tokens/s", legend=False)
+ax.invert_yaxis()
 ax.figure.legend(loc="outside lower center")
 table.map("{:.3g}".format)  # bytes, and seconds
 

@@ -158,7 +158,7 @@ with engine(large.model) as manager:
 columns = ["first token (s)", "last token (s)", "next token (s)", "tokens/s"]
 table = pandas.DataFrame(rows, index=columns).T.rename_axis(["way", "load"])
 look = {"style": "o-", "loglog": True, "ylabel": "seconds to the first token"}
-title = f"What a user waits, {large.name} on {device}"
+title = f"What a user waits on {device}\n{large.name}"
 table["first token (s)"].unstack("way").plot(title=title, **look).set_xticks(
     loads, loads
 )

@@ -233,7 +233,7 @@ for way, new in ways.items():
     hits = sum(a == b for a, b in zip(said, right, strict=True))
     print(f"{way}: {hits} of {len(right)} verdicts are right")
 ax = allowed.plot(logy=True, style=["o-", "s-"])
-_ = ax.set(title="Probability of what the schema allowed", xlabel="step")
+_ = ax.set(title="What the schema allowed", xlabel="step", ylabel="probability")
 
 # %%
 # Which should I use?
