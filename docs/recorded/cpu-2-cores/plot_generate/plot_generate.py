@@ -175,7 +175,7 @@ for name in list(last_feeds)[:4]:
 # ONNX Runtime also has larger operators than those that the export recorded. One of them does all of a layer's
 # attention, and writes new keys and values into the cache in place instead of copying all of it. With
 # ``exporter="fused"`` the graph is made of these. On a GPU its steps are recorded once, as a :term:`CUDA graph`, which
-# a single call then replays.
+# a single call then replays; on a CPU it gains less.
 
 path = Path(folder.name) / "fused.onnx"
 fused = decodeloop.export_onnx(model, path, exporter="fused")
@@ -226,7 +226,7 @@ df.round(3)
 # copying the cache, or to starting operators one by one, for which Python's time varies from run to run.
 # :ref:`l-plot-onnx-speed` looks for it, and :ref:`l-plot-limit` brings PyTorch nearer to it.
 
-timings.plot(limit, title=f"Tokens per second\n{shape}, random weights")
+timings.plot(limit, title=f"Tokens per second, random weights\n{shape}")
 
 # %%
 # Which should I use?

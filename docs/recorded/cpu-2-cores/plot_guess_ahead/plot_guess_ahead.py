@@ -204,7 +204,7 @@ pass_times = decodeloop.measure_all(single_pass)
 # %%
 # And what is measured? Each engine continues the prose, and is compared with itself: above 1, guessing is faster. Below
 # 1, guesses are wrong, or the draft's steps or passes over several tokens take too long. *a* is counted with PyTorch.
-# Expectations may be off: guesses are not equally hard, and times vary.
+# Mostly it is less than expected: the first pass guesses nothing, guesses are not equally hard, and times vary.
 
 measured = decodeloop.measure_all(runs, repeats=3, warmup=0)  # all have run above
 single = DraftModel(drafts["int8"], tokens=1)

@@ -141,7 +141,7 @@ ways["joined"] = multiply_all(products)
 #
 # Libraries tune products for many rows, and with a single one may leave part of the memory's speed unused. With one
 # row, each number of the result belongs to a row of the matrix: the two rows are multiplied and summed up. On a CPU we
-# write just that, and ``torch.compile`` makes one loop of it, which some CPUs run faster than the library's product.
+# write just that, and ``torch.compile`` makes one loop of it: faster than a library's on some CPUs, slower on others.
 # For a GPU we write a kernel in `Triton <https://triton-lang.org>`_. Many copies of it, the *programs*, run at once.
 # Each takes ``H`` rows of the matrix, ``W`` columns of them at a time, adds up in float32, and stores ``H`` numbers.
 
@@ -214,7 +214,7 @@ speeds.round(2)
 #
 # Each model is run by a :class:`decodeloop.TorchDecoder`, which records its steps on a GPU. It must write the tokens of
 # the model as it was, up to a :term:`near tie`. Then all take turns. A gain is how much less time a step takes than in
-# the way before; the expected one is what its products gained. The rest of a step is attention and small operators.
+# the way before; the expected one is what its products gained. A gain of less than the spread is noise.
 
 decoders = {name: decodeloop.TorchDecoder(each) for name, each in models.items()}
 options = {"max_new_tokens": count, "eos_token_id": None}

@@ -192,7 +192,7 @@ for k in lengths:
 
 # %%
 # The :term:`limit` of a step with the cache is the least time in which this machine can read the weights and the cache
-# (:func:`decodeloop.roofline`). Both axes are logarithmic.
+# (:func:`decodeloop.roofline`); it may fall where the memory was found faster than before. Both axes are logarithmic.
 
 times = decodeloop.measure_all(steps)
 ms = (1000 * pandas.Series({s: t.median for s, t in times.items()})).unstack(0)

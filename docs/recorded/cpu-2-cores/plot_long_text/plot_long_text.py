@@ -112,7 +112,8 @@ ax.tick_params("x", which="minor", bottom=False, labelbottom=False)
 _ = ax.set_xticks(lengths, lengths)
 
 # %%
-# For the next token, weights and cache are read once more. The :term:`limit` is the least time that this can take.
+# For the next token, weights and cache are read once more. The :term:`limit` is the least time that this can take;
+# after a short text, a GPU spends its time on other things, which vary.
 
 
 def go_on(n):
@@ -206,7 +207,8 @@ recall.rename_axis(f"hay before the needle, of {repeats}")
 # ==============
 #
 # All can stay, in fewer bits: ``QuantizedCache`` of newer versions has 8-bit floats, the largest of its first pass as
-# 448. What is larger later is cut off or NaN. On a GPU, ``offloading=True`` keeps most layers in the host's memory.
+# 448. What is larger later is cut off or, in some versions, NaN, as the first line says; then no token is the best, and
+# that is printed in place of a row. On a GPU, ``offloading=True`` keeps most layers in the host's memory.
 
 from transformers import QuantizedCache
 

@@ -192,8 +192,8 @@ table = pandas.DataFrame(measured)
 ways = [row for row in table.index if ", " in row]
 number = [int(way.split(", ")[1]) for way in ways]
 speeds = (1 / table.loc[ways]).mul(number, axis=0)  # tokens/s of all users
-look = {"xlabel": "tokens/s", "legend": False}
-ax = speeds.plot.barh(title=f"Two processes on {here}", **look)
+ax = speeds.plot.barh(title=f"Two processes on {here}: tokens/s", legend=False)
+ax.invert_yaxis()
 ax.figure.legend(loc="outside lower center")
 table.map("{:.3g}".format)  # bytes, and seconds
 
@@ -203,9 +203,9 @@ table.map("{:.3g}".format)  # bytes, and seconds
 #
 # Tensor parallelism over two ranks saves half of the reading, and adds all-reduces. So its step is shorter if reading
 # half of the weights takes longer than the all-reduces: above a size, the *crossing*, that follows from the bandwidth
-# and from their number and time, measured above. What else a spread step costs is left out, so near the crossing this
-# can be wrong: believe the last lines, which were measured. Two processes on one CPU share its memory: we reckon half
-# the speed for each, so nothing is saved. The last two sizes are published ones.
+# and from their number and time, measured above, which varies. What else a spread step costs is left out, so even at
+# twice the crossing nothing may be gained: believe the last lines, which were measured. Two processes on one CPU share
+# its memory: we reckon half the speed for each, so nothing is saved. The last two sizes are published ones.
 
 
 def crossing(facts, sums):
@@ -232,10 +232,10 @@ for name, facts in measured.items():
 # Which should I use?
 # ===================
 #
-# One GPU while a model fits and a step with all users takes hardly longer than with one (:ref:`l-plot-batch`); replicas
-# on more GPUs where it grows, since they send nothing. Tensor parallelism for a model that does not fit, and, to answer
-# one user faster, for one well above the crossing, if it is measured. Layers on different devices only make room: a
-# user waits as long as on one GPU, or longer. What goes wrong: :ref:`l-plot-many-gpus-traps`. Beyond one machine are
+# One GPU while a model fits and a step with all users takes hardly longer than with one (:ref:`l-plot-batch`), as here;
+# replicas on more GPUs where it grows, since they send nothing. Tensor parallelism for a model that does not fit, and,
+# to answer one user faster, for one of several times the crossing, if that is measured. Layers on several devices make
+# room only: a user waits as long, or longer. What goes wrong: :ref:`l-plot-many-gpus-traps`. Beyond one machine are
 # servers: `vLLM <https://docs.vllm.ai/en/latest/serving/parallelism_scaling.html>`_ and `transformers
 # <https://huggingface.co/docs/transformers/main/en/perf_infer_gpu_multi>`_ say how far their ways go.
 #

@@ -70,7 +70,8 @@ def run(*functions, **options):
 # =======
 #
 # transformers' ``generate`` draws on each rank from that rank's own generator. So the ranks choose different tokens and
-# write them into one cache, of which each of them holds half. Nothing says so.
+# write them into one cache, of which each of them holds half. Nothing says so. (Here each rank has a seed of its own,
+# so that it shows in every run.)
 #
 # .. tip:: Seed all ranks alike, or use our loops: they send a seed of the first rank to all others.
 
@@ -160,7 +161,7 @@ def two_stages():
 #
 # ``torchrun`` gives each process one thread unless it is told otherwise, and so does ``run`` above; by itself,
 # :func:`decodeloop.run_ranks` divides the cores among the ranks. So a model that is timed whole in one of the ranks has
-# a part of the machine only, and two ranks seem faster than one process, even if they are not.
+# a part of the machine only, and two ranks seem faster than one process, even if they are not. (We only count threads.)
 #
 # .. tip:: Time the baseline in a process of its own, with the threads that it would have.
 

@@ -222,8 +222,9 @@ timings.table().round(2)
 #
 # A static batch is enough where all prompts are there at once and all answers are about as long, as when a table is
 # worked through at night. Where users come one after the other, use an engine that refills its rows. Where only lengths
-# differ, such an engine saves steps, but each of its steps may take longer: compare the tokens per second below. How
-# long users wait, and how to get from a loop to an engine, is on the next page, :ref:`l-plot-serving`.
+# differ, such an engine saves steps, but each of its steps may take longer: compare the tokens per second below, unless
+# the gray lines above overlap. How long users wait, and how to get from a loop to an engine, is on the next page,
+# :ref:`l-plot-serving`.
 
 for name, timing in timings.items():
     print(f"{name}: {needed / timing.median:.0f} tokens/s")

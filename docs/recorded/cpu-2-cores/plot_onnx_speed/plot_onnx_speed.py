@@ -223,9 +223,9 @@ print(f"to start the {fewer} that fusing saves: {1e3 * start * fewer:.2f} ms")
 print(f"IO binding less fused graph, at a short text: {shorter:.2f} ms")
 
 # %%
-# Starting is a small part of what fusing saves on a CPU, and may be nearly all on a GPU. (The chain tells its order of
-# magnitude: each of its operators waits for the one before, and those of a graph may not.) The rest is products that
-# are merged, and results that one operator writes to memory for the next one to read.
+# Starting is a small part of what fusing saves on a CPU, and may be all of it on a GPU. (The chain tells its order of
+# magnitude, and may exceed it: each of its operators waits for the one before, those of a graph may not.) The rest is
+# products that are merged, and results that one operator writes to memory for the next one to read.
 #
 # On a GPU one can go further. With one buffer, all that a step starts can be recorded as a :term:`CUDA graph` and
 # started by one call. :class:`decodeloop.OnnxDecoder` does so; :ref:`l-plot-engines` has its speed, and

@@ -11,7 +11,7 @@ tokens, perplexity and speed, and writes a folder that runs on a machine without
 
 .. image:: /drawings/hand-on.svg
    :alt: Six boxes, one after the other: a checkpoint; trying it; its graph; the proof beside the model; 8 or 4 bits,
-      which change tokens, so that one measures how many; and a folder with graph, tokenizer and settings.
+      which may change tokens, so that one measures it; and a folder with graph, tokenizer and settings.
    :class: drawing
 
 Setup: what is loaded, and where. Nothing in this cell is the topic; skip it.
@@ -204,7 +204,7 @@ assert said == write(here, kept[1]) + "\n"  # the same in this process
 
 # %%
 # `onnxruntime-genai <https://onnxruntime.ai/docs/genai/>`_, which has a loop of its own in C++, opens such a folder
-# too, if installed; here it is tried on a CPU only, and given token ids, as it cannot read every ``tokenizer.json``.
+# too, if installed; tried here on a CPU, for 30 tokens, and given ids, as it cannot read every ``tokenizer.json``.
 
 if importlib.util.find_spec("onnxruntime_genai") and device.type == "cpu":
     import onnxruntime_genai as genai
@@ -235,8 +235,8 @@ print(python(*chat, cwd=folder, input="def gcd(a, b):\n"))
 # ===================
 #
 # On a GPU with memory enough, the checkpoint's 16 bits (:ref:`l-plot-precision`). Elsewhere begin with int8, whose
-# perplexity was within 5 % here. Take int4 where memory or speed matter more, and read its answers to your own texts
-# one by one. :doc:`/which` compares more at full size. In this run:
+# perplexity was within 5 % here. Take int4 where memory matters more, and read its answers to your own texts one by
+# one; its speed shows in a larger model (:doc:`/which`). In this run, of this small one:
 
 faster = table["tokens/s"]["int4"] / table["tokens/s"][whole]
 print(f"int4: {faster:.2f} x {whole}'s speed, perplexity {lost['int4']:+.1f} %")

@@ -216,7 +216,7 @@ def loop(path):
 runs = {kind: loop(path) for kind, path in large_graphs.items()}
 timings = decodeloop.prefill_and_decode_all(runs, 8 if FAST else 32)
 limits = {k: decodeloop.roofline(p, length=40) for k, p in large_graphs.items()}
-timings.plot(limit=limits, title=f"Tokens per second, {source}")
+timings.plot(limit=limits, title=f"Tokens per second\n{source}")
 saved = timings.table(limit=limits)
 saved["MB read"] = [limit.bytes / 1e6 for limit in limits.values()]
 speeds = saved["tokens/s"]

@@ -192,9 +192,10 @@ print(f"rank correlation of different and right: {order:.2f}")
 # ===================
 #
 # If nobody checks the answer, take greedy. If answers can be checked, as programs can, draw several and keep one that
-# passes: then *solved* counts, and greedy has a single try. (Many times the work need not solve many more.) If you
-# raise the temperature, cut off the tail as well; of the rules here, min-p kept the most answers right. On code, leave
-# the repetition penalty off: one of 2 did harm here.
+# passes: then *solved* counts, and greedy has a single try. (Many times the work need not solve many more, and at a
+# high temperature may solve fewer.) If you raise the temperature, cut off the tail as well; of the rules here, min-p
+# kept the most answers right, and the fewest different ones. On code, leave the repetition penalty off: one of 2 did
+# harm here.
 
 hot = table.xs(2.0, level="temperature")["right (%)"]
 most, alone = table["solved"].max(), results["greedy"]["solved"]

@@ -65,7 +65,7 @@ for name, place in places.items():
     print(f"{name}, after {text[-12:]!r}:\n  {tokens}, {shares}")
 
 # %%
-# A bar for each token of the answer shows where the model had a choice.
+# A bar for each token of the answer shows where the model had a choice: where none is seen, it was sure.
 
 _, ax = plt.subplots(figsize=(7, 3.2))
 ax.bar(range(len(entropy)), entropy.cpu())

@@ -158,7 +158,7 @@ with engine(large.model) as manager:
 columns = ["first token (s)", "last token (s)", "next token (s)", "tokens/s"]
 table = pandas.DataFrame(rows, index=columns).T.rename_axis(["way", "load"])
 look = {"style": "o-", "loglog": True, "ylabel": "seconds to the first token"}
-title = f"What a user waits, {large.name} on {device}"
+title = f"What a user waits on {device}\n{large.name}"
 table["first token (s)"].unstack("way").plot(title=title, **look).set_xticks(
     loads, loads
 )
@@ -169,9 +169,9 @@ table.round(3)
 # ==============================
 #
 # With one user at a time on average, a loop that answers in turn hardly pauses, and whoever comes close behind another
-# waits. With more, a queue grows. An engine reads the weights once for all who are there, but its steps may be longer:
-# without the package of flash attention it cannot record them on a GPU, as ours are. *In turn* is divided by *all
-# together*: above 1, the engine is ahead, and for tokens per second below 1.
+# waits. With more, a queue grows. An engine reads the weights once for all who are there, but on a GPU its steps are
+# many times as long: without the package of flash attention it cannot record them, as ours are. *In turn* is divided by
+# *all together*: above 1, the engine is ahead, and for tokens per second below 1.
 
 ratio = table.loc["in turn"] / table.loc["all together"]
 assert FAST or ratio["first token (s)"].iloc[-1] > 1.5  # at the highest load
@@ -240,8 +240,8 @@ else:
 # ===================
 #
 # Our loops, for one user at a time, or for prompts that are all there at once and get answers of about one length. An
-# engine, where users come when they like: the numbers above say from which load on it pays here, for the first token,
-# for the last and in all. That of transformers inside a program that you have, vLLM for a server that others rely on.
+# engine, where users come when they like: the numbers above say whether it pays here, from which load on, and for what.
+# That of transformers inside a program that you have, vLLM for a server that others rely on.
 #
 # Measured on
 # ===========

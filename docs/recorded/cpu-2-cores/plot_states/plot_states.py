@@ -141,10 +141,10 @@ memory.round(2)  # MiB
 # ==============
 #
 # How long does a step take when the text is already long? Each model goes on from a cache of that length, filled with
-# zeros, since the time does not depend on its numbers. The :term:`limit` is the time to read weights and cache once,
-# and to write the states. How far a step is from it depends on its operators: transformers computes a state with many
-# small ones where it finds no kernels, and one row's attention keeps few processors of a GPU busy. So look at how the
-# times grow, beside their limits.
+# zeros, since the time does not depend on its numbers. The :term:`limit` is the time to read weights and cache once and
+# to write the states, at the memory's speed of that moment. How far a step is from it depends on its operators:
+# transformers computes a state with many small ones where it finds no kernels, and in float32 the attention of one row
+# with few heads keeps few processors of a GPU busy. So look at how the times grow, beside their limits.
 
 
 def run_from(model, n):

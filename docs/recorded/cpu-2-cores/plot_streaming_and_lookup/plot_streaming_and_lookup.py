@@ -110,7 +110,8 @@ assert "".join(parts) == text
 # %%
 # :func:`decodeloop.text_pieces` does that, and also holds back what may be the beginning of a text at which the answer
 # should stop (:ref:`l-plot-chat`). ``TextStreamer`` of ``transformers`` prints as well, and holds back each word until
-# the next one begins, since it may still grow. ``generate`` of either package takes one as ``streamer=``.
+# the next one begins, since it may still grow. ``generate`` of either package takes one as ``streamer=``. (The
+# answer is cut after some tokens.)
 
 tokens = decodeloop.stream(model, input_ids)
 whole = tokenizer.decode(answer, skip_special_tokens=True)
@@ -125,8 +126,8 @@ _ = decodeloop.generate(model, input_ids, streamer=streamer, max_new_tokens=most
 # First for the :term:`prefill`, which is the pass over the whole prompt: the :term:`time to first token`. Then for one
 # :term:`decode step` for each further token. Streaming makes nothing faster. It shows the first token after the first
 # of these times, and not after the sum of all. We note when each token of the larger model comes, for a short prompt
-# and for one with other code before it, which a GPU may read in about the same time. *Next token* is the average of all
-# steps. As always, a first run warms up, and the two take turns.
+# and for one with other code before it, which a GPU may read in no more time (small differences are chance). *Next
+# token* is the average of all steps. Here, too, a first run warms up, and the two prompts take turns.
 
 
 def arrivals(model, prompts, **options):

@@ -77,7 +77,7 @@ assert decoder.providers[0].startswith(device.type.upper())  # CUDA... or CPU...
 # ==========================
 #
 # The checkpoint's weights are in float16. On a CPU they round as coarsely as on a GPU, but not every CPU has fast
-# operators for them. So a token may take less time, as much, or more: the table at the end says by what factor here.
+# operators for them. So an answer may take less time, as much, or more: the table at the end says by what factor here.
 
 # WRONG: the checkpoint's own dtype on any device
 half = decodeloop.load(device="cpu", dtype="float16").model
@@ -213,7 +213,7 @@ assert sum(copied) > 100 * grown.nbytes
 # %%
 # .. admonition:: Remedy
 #
-#    A buffer of the final size, in which each place is written once (:ref:`l-plot-kv-cache`).
+#    A buffer of the final size, in which each place is written once (:ref:`l-plot-cache-memory`).
 
 # RIGHT
 buffer, once = torch.zeros(1, 4, size, 64), []

@@ -205,7 +205,7 @@ assert torch.equal(same[:, length:], tokens["JSON schema"].cpu())
 # ======================
 #
 # A step waits for its rule, which has to look at the whole vocabulary for each row. The processor has noted how long
-# its matcher took in each step. Beside it is a step of the loop that it ran in, for as many rows.
+# its matcher took in each step. On top of it comes a step of the same loop without a rule, for as many rows.
 
 once = partial(decodeloop.generate, model, **few, eos_token_id=None)
 step = decodeloop.prefill_and_decode(lambda k: once(max_new_tokens=k), 6).decode
@@ -218,7 +218,7 @@ cost.round(2)
 # =========================================
 #
 # The processor has noted the probability of all allowed tokens together, at each step. At 1, the rule changes nothing;
-# close to 0, it overrules the model. Does it help to show in the prompt what is wanted? (The plot has medians.)
+# close to 0, it overrules the model. Does it help to show what is wanted? (Medians of the rows that have not ended.)
 
 example = "Review: The tea was fine.\nVerdict:\n"
 example += '{"item":"The tea","verdict":"good","stars":4}\n'
@@ -233,7 +233,7 @@ for way, new in ways.items():
     hits = sum(a == b for a, b in zip(said, right, strict=True))
     print(f"{way}: {hits} of {len(right)} verdicts are right")
 ax = allowed.plot(logy=True, style=["o-", "s-"])
-_ = ax.set(title="Probability of what the schema allowed", xlabel="step")
+_ = ax.set(title="What the schema allowed", xlabel="step", ylabel="probability")
 
 # %%
 # Which should I use?
