@@ -34,9 +34,9 @@ def _long_step(engine: str, found: dict) -> dict | None:
     steps, least = ([found[name, NEXT, each]["median"] for each in (short, long)] for name in (engine, LIMIT))
     added = least[1] - least[0]
     expected = steps[0] + added
-    ratio = f"{number(steps[1])} ms, {steps[1] / expected:.2f} of the {number(expected)} that its bytes predict"
-    growth = f"from {short:,} tokens on it grew by {number(steps[1] - steps[0])} ms, they by {number(added)}"
-    text = f"{engine}: a step at {long:,} tokens takes {ratio}; {growth}"
+    ratio = f"{number(steps[1])} ms, {steps[1] / expected:.2f} of the {number(expected)} expected"
+    sum_of = f"{number(steps[0])} at {short:,} tokens, and {number(added)} to read what the text adds"
+    text = f"{engine}: a step at {long:,} tokens takes {ratio} ({sum_of})"
     claim = f"a long text's step is within {NEAR - 1:.0%} of what its bytes predict"
     return {"claim": claim, "holds": steps[1] <= NEAR * expected, "text": text}
 
@@ -51,5 +51,5 @@ def _prefill(engine: str, found: dict) -> dict | None:
     times = f"in {number(own['median'])} ms, {BASE}'s in {number(base['median'])}"
     text = f"{engine}: the first token after {context:,} comes {times}"
     slower = change(base, own)
-    claim = f"a prompt of {context:,} tokens is read no slower than by {BASE}"
+    claim = f"a prompt of {context:,} tokens is read no slower than by {BASE}, or within the spread of the runs"
     return {"claim": claim, "holds": slower is None or slower > 0, "text": text}

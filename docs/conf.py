@@ -40,6 +40,7 @@ extensions = [
     "downloads",
     "page_top",
     "changelog",
+    "as_markdown",
 ]
 suppress_warnings = ["sphinx_gallery.space_in_filename"]  # it means any folder above a page, too
 templates_path = [str(HERE / "_templates")]

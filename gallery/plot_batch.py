@@ -228,7 +228,7 @@ print(f"{gain:.1f} x as fast")
 #
 # For each answer as fast as possible, no more rows than leave a step's time as it is. For many answers, a batch as
 # large as memory and patience allow, but not much beyond the size at which a step's time grows as fast as its rows (it
-# may not be reached here). Pad on the left, pass the mask in every step, count positions. (A factor below 1 is noise.)
+# may not be reached here). Pad on the left, pass the mask in every step, count positions. (Below 1 is noise.)
 
 for name in loops:
     longer, more = ms[name][16] / ms[name][1], speed[name][16] / speed[name][1]

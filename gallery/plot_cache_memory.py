@@ -204,8 +204,8 @@ except ValueError as error:
 #
 # A dynamic cache will do unless something asks for fixed buffers. Give these no more places than the text needs, since
 # they take the memory of all of them from the start. Every step reads the cache as it reads the weights, so a large one
-# costs time as well, unless starting operators takes longer, and with some kernels long before it is as large as they
-# are (:ref:`l-plot-states`). Then take a model with fewer KV heads or with a window.
+# costs time as well: with some kernels long before it is as large as the weights (:ref:`l-plot-states`), but not while
+# starting operators takes longer. Where it costs time, take a model with fewer KV heads or with a window.
 #
 # Measured on
 # ===========

@@ -182,7 +182,7 @@ if not on_gpu:
 #
 # If each guess is right with probability *a*, then *k* guesses give 1 + a + a² + ... + aᵏ tokens on average. They cost
 # k steps of the draft and one pass of the model over 1 + k tokens. How much longer is such a pass than one over a
-# single token? We cut a cache so that 1 + k tokens of a text are unread, and write one token: *x* compares these calls.
+# single token? We cut a cache so that 1 + k tokens are unread, and write one: *x* compares whole calls.
 
 engines = {"PyTorch": partial(decodeloop.generate, model), "ONNX": graph.generate}
 guessed = [1, 4] if FAST else [1, 2, 4]
@@ -202,9 +202,9 @@ for engine, generate in engines.items():
 pass_times = decodeloop.measure_all(single_pass)
 
 # %%
-# And what is measured? Each engine continues the prose, and is compared with itself: above 1, guessing is faster. Below
-# 1, guesses are wrong, or the draft's steps or passes over several tokens take too long. *a* is counted with PyTorch.
-# Mostly it is less than expected: the first pass guesses nothing, guesses are not equally hard, and times vary.
+# Each engine continues the prose, and is compared with itself: above 1, guessing is faster. Below 1, guesses are wrong,
+# or the draft's steps or passes over several tokens take too long. It may differ from what is expected: times vary, the
+# first pass guesses nothing, and after guesses that are all right, the draft reads two tokens in a step.
 
 measured = decodeloop.measure_all(runs, repeats=3, warmup=0)  # all have run above
 single = DraftModel(drafts["int8"], tokens=1)

@@ -214,7 +214,7 @@ speeds.round(2)
 #
 # Each model is run by a :class:`decodeloop.TorchDecoder`, which records its steps on a GPU. It must write the tokens of
 # the model as it was, up to a :term:`near tie`. Then all take turns. A gain is how much less time a step takes than in
-# the way before; the expected one is what its products gained. A gain of less than the spread is noise.
+# the way before; the expected one is what its products gained. A gain of a smaller share than the spread is noise.
 
 decoders = {name: decodeloop.TorchDecoder(each) for name, each in models.items()}
 options = {"max_new_tokens": count, "eos_token_id": None}
@@ -239,7 +239,7 @@ table["measured gain (ms)"] = -table["next token (ms)"].diff()
 # ===================
 #
 # A library's product, unless it is far from the limit for sizes that you have. ``TorchDecoder(model, compile=True)``
-# joins products, and takes a CPU's faster way, or on a GPU a faster kernel, with norms and gates: :ref:`l-plot-limit`.
+# joins products, and takes a CPU's faster way, or a GPU kernel with norms and gates in it: :ref:`l-plot-limit`.
 #
 # Measured on
 # ===========

@@ -177,9 +177,9 @@ if on_gpu:
 # ===============================================
 #
 # ``torch.compile`` joins small operators. At best it leaves one before each product, and one for each attention. A
-# :class:`decodeloop.TorchDecoder` with ``compile=True`` also joins products, has some made for one row where that is
-# faster (:ref:`l-plot-kernels`), at best as fast as the limit, and on a GPU attention of its own. On a CPU, compiling
-# needs a C++ compiler, and no space in Python's path. Where it fails, the page says so.
+# :class:`decodeloop.TorchDecoder` with ``compile=True`` also joins products, computes some with kernels for one row
+# where that is faster (:ref:`l-plot-kernels`), at best as fast as the limit, and on a GPU attention, too. On a CPU,
+# compiling needs a C++ compiler, and no space in Python's path. Where it fails, the page says so.
 
 starting = (len(linears) + layers) * start_one
 try:
@@ -215,8 +215,8 @@ rungs["ONNX, int4"] = loop_of(int4.generate), less.seconds + starting
 # ======================
 #
 # All loops take turns. A *gain* is how many milliseconds less a token takes than in the column before. A diamond is
-# what was expected. (4 bits' limit and diamond are left out; the table has both.) A loop that takes longer than
-# expected spends time on what we did not count, such as what Python does between operators, or on slower kernels.
+# what was expected. (4 bits' is in the table only; the limit is measured again.) A longer time than expected goes to
+# what we did not count, such as Python, or to slower kernels. Where gray lines overlap, it may be chance.
 
 turns = {name: partial(run, prompt) for name, (run, _) in rungs.items()}
 timings = decodeloop.prefill_and_decode_all(turns, count)

@@ -113,7 +113,7 @@ _ = ax.set_xticks(lengths, lengths)
 
 # %%
 # For the next token, weights and cache are read once more. The :term:`limit` is the least time that this can take;
-# after a short text, a GPU spends its time on other things, which vary.
+# after a short text, time is spent on other things, which vary.
 
 
 def go_on(n):
@@ -236,7 +236,7 @@ smaller.round(2)
 #
 # Read long prompts in chunks where memory is short, as large as it allows: the tokens are the same, and the cost in
 # time is printed above. Where the cache does not fit, offload it, which copies it in every step; or keep it in 8 bits,
-# where too large numbers are cut off or NaN, and check your answers. A window suits a chat that may forget.
+# if your numbers fit (too large ones: see above), and check your answers. A window suits a chat that may forget.
 #
 # Measured on
 # ===========

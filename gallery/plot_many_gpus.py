@@ -82,7 +82,7 @@ def load(folder, device_map=None, **sizes):
 #
 # PyTorch's profiler notes what is sent while it runs one step. How long does one all-reduce take?
 # :func:`decodeloop.measure_all_reduce` adds up a hundred small tensors, one after the other, as Python launches them,
-# and on GPUs also in a captured :term:`CUDA graph`, as a decode step has them. These count.
+# and on GPUs also in a captured :term:`CUDA graph`, as a decode step has them. These count (*an all-reduce*).
 
 
 @torch.no_grad()
@@ -160,7 +160,7 @@ def in_one_process(folder):
 # %%
 # These functions are the script of a rank, which :func:`decodeloop.run_ranks` starts twice with `torchrun
 # <https://docs.pytorch.org/docs/stable/elastic/run.html>`_. A rank that fails, is killed or hangs is named in an error.
-# The table has bytes, bytes/s, a count, and seconds of an all-reduce or a step; behind each way is its number of users.
+# The table has bytes, bytes/s, a count, seconds of an all-reduce or a step. Behind a way: users, whom replicas share.
 
 HEAD = f"""
 import json
@@ -205,7 +205,7 @@ table.map("{:.3g}".format)  # bytes, and seconds
 # half of the weights takes longer than the all-reduces: above a size, the *crossing*, that follows from the bandwidth
 # and from their number and time, measured above, which varies. What else a spread step costs is left out, so even at
 # twice the crossing nothing may be gained: believe the last lines, which were measured. Two processes on one CPU share
-# its memory: we reckon half the speed for each, so nothing is saved. The last two sizes are published ones.
+# its memory: we reckon that nothing is saved there. The last two sizes are published ones.
 
 
 def crossing(facts, sums):
@@ -232,11 +232,11 @@ for name, facts in measured.items():
 # Which should I use?
 # ===================
 #
-# One GPU while a model fits and a step with all users takes hardly longer than with one (:ref:`l-plot-batch`), as here;
-# replicas on more GPUs where it grows, since they send nothing. Tensor parallelism for a model that does not fit, and,
-# to answer one user faster, for one of several times the crossing, if that is measured. Layers on several devices make
-# room only: a user waits as long, or longer. What goes wrong: :ref:`l-plot-many-gpus-traps`. Beyond one machine are
-# servers: `vLLM <https://docs.vllm.ai/en/latest/serving/parallelism_scaling.html>`_ and `transformers
+# One GPU while a model fits and a step with all users takes hardly longer than with one (:ref:`l-plot-batch`); replicas
+# on more GPUs where it grows much. Tensor parallelism for a model that does not fit, and, to answer one user faster,
+# for one well above the crossing, if that is measured. Layers on several devices make room only: a user waits as long,
+# or longer. What goes wrong: :ref:`l-plot-many-gpus-traps`. Beyond one machine are servers: `vLLM
+# <https://docs.vllm.ai/en/latest/serving/parallelism_scaling.html>`_ and `transformers
 # <https://huggingface.co/docs/transformers/main/en/perf_infer_gpu_multi>`_ say how far their ways go.
 #
 # Measured on

@@ -170,7 +170,7 @@ table.round(3)
 #
 # With one user at a time on average, a loop that answers in turn hardly pauses, and whoever comes close behind another
 # waits. With more, a queue grows. An engine reads the weights once for all who are there, but on a GPU its steps are
-# many times as long: without the package of flash attention it cannot record them, as ours are. *In turn* is divided by
+# many times as long: for one thing, it records none without the package of flash attention. *In turn* is divided by
 # *all together*: above 1, the engine is ahead, and for tokens per second below 1.
 
 ratio = table.loc["in turn"] / table.loc["all together"]
@@ -239,7 +239,7 @@ else:
 # Which should I use?
 # ===================
 #
-# Our loops, for one user at a time, or for prompts that are all there at once and get answers of about one length. An
+# Our loops, for a single user, or for prompts that are all there at once and get answers of about one length. An
 # engine, where users come when they like: the numbers above say whether it pays here, from which load on, and for what.
 # That of transformers inside a program that you have, vLLM for a server that others rely on.
 #

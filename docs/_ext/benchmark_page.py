@@ -16,14 +16,17 @@ Benchmarks
 
 The loops of this package beside those of other programs, on the machines where ``benchmarks/`` was run. Every number
 comes from the file of that run in ``benchmarks/results``; ``benchmarks/README.md`` says how to run it elsewhere. Ratios
-hold within a run. Speed depends on a model's shape, so random weights will do; the tokens that they write have no
-meaning, and often two that are nearly as good.
+hold within a run. Speed depends on a model's shape, so random weights will do; what they write has no meaning, and
+often two tokens are almost equally likely.
 
-*generate* is that of transformers, *torch* our loops on PyTorch, *onnx* those around a graph, *genai*
-onnxruntime-genai. The *limit* is the least time in which this machine reads what a step must read
-(:doc:`how_we_measure`). *First token* is the time from the prompt to the first token, *next token* that of each further
-one for all rows together, as a median with the fastest and the slowest run. *Same tokens* counts those of ``generate``
-before the first other one, and *margin* by how much the model finds its own better there.
+*generate* is that of transformers, *torch static* and *torch compiled* are ``TorchDecoder`` without and with
+``compile=True``, *onnx fused* is a fused graph in ``OnnxDecoder``, *genai* onnxruntime-genai, as *genai graph* with a
+CUDA graph. The *limit* is the least time in which this machine reads what a step must read, with the model's weights as
+they are given (:doc:`how_we_measure`): those of 8 and 4 bits are fewer bytes, and can exceed it. *First token* is the
+time from the prompt to the first token, *next token* that of each further one for all rows together, as a median with
+the fastest and the slowest run. *Same tokens* counts those of ``generate`` before the first other one, and *margin* by
+how much the model's logit of its own is higher there, or lower, if below 0. A margin that rounding to the model's type
+explains is a *near tie*.
 
 """
 FIGURE = """\
@@ -54,13 +57,12 @@ def write_benchmarks(source: Path, results: Path = RESULTS) -> None:
     """Write benchmarks.rst and its plots to a build's sources."""
     machines: dict[str, list[Path]] = {}
     for path in sorted(results.glob("*/*.json")):
-        machines.setdefault(path.parent.name, []).append(path)
+        machines.setdefault(_device(read(path)["provenance"]), []).append(path)
     text = HEAD if machines else HEAD + "No run has been recorded yet.\n"
-    for machine, paths in machines.items():
-        runs = {path.stem: read(path) for path in paths}
-        text += _heading(_device(next(iter(runs.values()))["provenance"]), "=")
-        for name, content in runs.items():
-            text += _run(machine, name, content, source)
+    for device, paths in machines.items():
+        text += _heading(device, "=")
+        for path in paths:
+            text += _run(path.parent.name, path.stem, read(path), source)
     (source / "benchmarks.rst").write_text(text, encoding="utf-8")
 
 
@@ -75,7 +77,7 @@ def _run(machine: str, name: str, content: dict, source: Path) -> str:
     models = facts.get("model") or []
     chosen += "".join(f", {model}" for model in ([models] if isinstance(models, str) else models))
     text += f"``benchmarks/{content['benchmark']}.py``{chosen}. Measured on {facts['date'][:10]} at commit "
-    text += f"{facts['commit'] or 'unknown'} with {versions}.\n\n"
+    text += f"{facts['commit'] or 'unknown'} with {versions}{_host(facts)}.\n\n"
     judged = verdicts(content["rows"]) if content["benchmark"] == "context_and_batch" else []
     for each in judged:
         text += f"- {'Holds' if each['holds'] else '**Does not hold**'}: {each['claim']}. {each['text']}.\n"
@@ -141,8 +143,12 @@ def _lines(rows: list[dict], axis: str, metric: str) -> dict[str, dict[int, floa
 
 
 def _device(facts: dict) -> str:
-    cpu = f"{facts['cpu']}, {facts['cores']} cores"
-    return cpu if facts["device"] == "cpu" else f"{facts['device']} ({cpu})"
+    """What a section is about: runs of two CPUs are two sections, and a GPU's may have had different hosts."""
+    return f"{facts['cpu']}, {facts['cores']} cores" if facts["device"] == "cpu" else facts["device"]
+
+
+def _host(facts: dict) -> str:
+    return "" if facts["device"] == "cpu" else f", beside {facts['cores']} cores of {facts['cpu']}"
 
 
 def _heading(text: str, line: str) -> str:

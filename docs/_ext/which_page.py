@@ -28,8 +28,9 @@ def measured_cases(results: Path = RESULTS) -> Cases:
     cases: Cases = defaultdict(dict)
     runs = [(path, read(path)) for path in results.glob("*/*.json")]
     for path, run in sorted(runs, key=lambda pair: pair[1]["provenance"]["date"]):
-        busy = run["settings"].get("busy_cores", 0)
-        machine = path.parent.name + (f", {busy} busy" if busy else "")
+        busy, facts = run["settings"].get("busy_cores", 0), run["provenance"]
+        machine = path.parent.name + (f" ({facts['cpu']})" if facts["device"] == "cpu" else "")
+        machine += f", {busy} busy" if busy else ""
         for row in run["rows"]:
             if row["median"] is not None and row["batch"] is not None:
                 place = (machine, row["model"], row["dtype"], row["batch"], row["context"])
