@@ -91,9 +91,8 @@ def draw(speeds: dict[str, float], limits: dict[str, float], path: Path) -> None
             place = {"ha": "right", "color": "white"} if inside else {"ha": "left"}
             ax.text(share + (-1 if inside else 1), bar.get_y() + bar.get_height() / 2, label, va="center", **place)
         ax.axvline(100, color="C1")
-        ax.annotate(
-            "limit", (100, 1), (0, 2), ("data", "axes fraction"), "offset points", color="C1", ha="center", weight="bold"
-        )
+        above = {"xycoords": ("data", "axes fraction"), "xytext": (0, 2), "textcoords": "offset points"}
+        ax.annotate("limit", (100, 1), **above, color="C1", ha="center", weight="bold")
         ax.set_xlim(0, max(104, *shares))
         ax.invert_yaxis()
         ax.set_xlabel("% of the limit")

@@ -56,8 +56,15 @@ def test_the_later_run_counts_and_a_busy_machine_is_another(recorded):
     recorded(("a", [9], {}), ("b", [1], {}), name="busy", settings={"busy_cores": 1})
     results = recorded(("a", [1], {}), ("b", [2], {}), name="a_new", date="2026-02-01")
     found = which_page.judge(RULE, which_page.measured_cases(results))
-    assert [place[0] for place in found["holds"]] == ["cpu-2-cores"]
-    assert [place[0] for place in found["contradicts"]] == ["cpu-2-cores, 1 busy"]
+    assert [place[0] for place in found["holds"]] == ["cpu-2-cores (C)"]
+    assert [place[0] for place in found["contradicts"]] == ["cpu-2-cores (C), 1 busy"]
+
+
+def test_two_processors_are_two_machines(recorded):
+    recorded(("a", [9], {}), name="old", cpu="C")
+    results = recorded(("b", [1], {}), name="new", cpu="D")
+    assert {place[0] for place in which_page.measured_cases(results)} == {"cpu-2-cores (C)", "cpu-2-cores (D)"}
+    assert not any(which_page.judge(RULE, which_page.measured_cases(results)).values())
 
 
 def test_a_rule_of_idle_machines_is_not_asked_on_a_busy_one(recorded):
