@@ -1,8 +1,7 @@
 """The table of architectures and the page that tells of it."""
 
 import pytest
-from export_coverage import COLUMNS, DOCS, passes, read
-from tiny_models import tiny_config, tiny_model
+from export_coverage import COLUMNS, DOCS, built, passes, read
 
 from decodeloop.export.fused.describe import describe
 from decodeloop.export.fused.families import FAMILIES
@@ -21,6 +20,6 @@ def test_the_page_counts_what_the_table_holds():
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row["class"] in FAMILIES], ids=lambda row: row["architecture"])
 def test_the_table_knows_which_models_have_a_fused_graph(row):
-    described = describe(tiny_model(tiny_config(row["architecture"]))) is not None
+    described = describe(built(row["architecture"], row["class"])) is not None
     again = f"python tools/architectures/export_coverage.py {row['architecture']}"
     assert (row["fused"] == "fused") == described, f"measure it again: {again}"
