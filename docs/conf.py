@@ -42,6 +42,7 @@ extensions = [
     "changelog",
     "as_markdown",
 ]
+markdown_anchor_sections = markdown_anchor_signatures = True
 suppress_warnings = ["sphinx_gallery.space_in_filename"]  # it means any folder above a page, too
 templates_path = [str(HERE / "_templates")]
 default_role = "code"

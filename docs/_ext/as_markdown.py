@@ -20,8 +20,10 @@ def complete(app, doctree: nodes.document, document: str) -> None:
     for card in doctree.findall(lambda node: _is(node, "card")):
         title = next(card.findall(lambda node: _is(node, "card-title")), None)
         link = next(card.findall(lambda node: "sd-stretched-link" in _classes(node)), None)
-        if title is not None and "refuri" in (link or {}):
-            named = nodes.reference("", title.astext(), refuri=link["refuri"], internal=True)
+        if title is not None:
+            text = title.astext()
+            where = {key: link[key] for key in ("refuri", "refid") if key in link} if link is not None else {}
+            named = nodes.reference("", text, internal=True, **where) if where else nodes.Text(text)
             title.children = [nodes.paragraph("", "", named)]
             title.setup_child(title.children[0])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from as_table import number, table
 from book import FIGURES
-from measured import list_table
+from measured import cell, list_table
 from measurements import FIRST, LIMIT, NEXT, PLACE, RESULTS, read
 from verdicts import verdicts
 
@@ -19,14 +19,15 @@ comes from the file of that run in ``benchmarks/results``; ``benchmarks/README.m
 hold within a run. Speed depends on a model's shape, so random weights will do; what they write has no meaning, and
 often two tokens are almost equally likely.
 
-*generate* is that of transformers, *torch static* and *torch compiled* are ``TorchDecoder`` without and with
-``compile=True``, *onnx fused* is a fused graph in ``OnnxDecoder``, *genai* onnxruntime-genai, as *genai graph* with a
-CUDA graph. The *limit* is the least time in which this machine reads what a step must read, with the model's weights as
-they are given (:doc:`how_we_measure`): those of 8 and 4 bits are fewer bytes, and can exceed it. *First token* is the
-time from the prompt to the first token, *next token* that of each further one for all rows together, as a median with
-the fastest and the slowest run. *Same tokens* counts those of ``generate`` before the first other one, and *margin* by
-how much the model's logit of its own is higher there, or lower, if below 0. A margin that rounding to the model's type
-explains is a *near tie*.
+*generate* is that of transformers, *torch* :func:`decodeloop.generate`, *torch static* and *torch compiled* are
+``TorchDecoder`` without and with ``compile=True``, *onnx fused* is a fused graph in ``OnnxDecoder``, *genai*
+onnxruntime-genai, as *genai graph* with a CUDA graph. The *limit* is the least time in which this machine reads what a
+step must read, with the model's weights as they are given (:doc:`how_we_measure`): those of 8 and 4 bits are fewer
+bytes, and can exceed it. *First token* is the time from the prompt to the first token, *next token* that of each
+further one for all rows together, as a median with the fastest and the slowest run. *Same tokens* counts those of
+``generate`` before the first other one, and *margin* by how much the model's logit of its own is higher there, or
+lower, if below 0. A margin that rounding to the model's type explains is a *near tie*. The limit is measured when a run
+begins: memory that others use, too, may be faster later.
 
 """
 FIGURE = """\
@@ -60,7 +61,7 @@ def write_benchmarks(source: Path, results: Path = RESULTS) -> None:
         machines.setdefault(_device(read(path)["provenance"]), []).append(path)
     text = HEAD if machines else HEAD + "No run has been recorded yet.\n"
     for device, paths in machines.items():
-        text += _heading(device, "=")
+        text += _heading(cell(device), "=")
         for path in paths:
             text += _run(path.parent.name, path.stem, read(path), source)
     (source / "benchmarks.rst").write_text(text, encoding="utf-8")
@@ -148,17 +149,16 @@ def _device(facts: dict) -> str:
 
 
 def _host(facts: dict) -> str:
-    return "" if facts["device"] == "cpu" else f", beside {facts['cores']} cores of {facts['cpu']}"
+    return "" if facts["device"] == "cpu" else f", beside {facts['cores']} cores of {cell(facts['cpu'])}"
 
 
 def _heading(text: str, line: str) -> str:
-    return f"{text}\n{line * len(text)}\n\n"
+    return f"{text}\n{line * 2 * len(text)}\n\n"  # a letter may be two columns wide
 
 
 def _cell(text: str) -> str:
-    """A cell in rst: an error's text may hold what rst would read as markup. A range takes as little room as it can."""
-    text = re.sub(r"\(([\d.,]+) to ([\d.,]+)\)", r"(\1–\2)", text)
-    return "".join(f"\\{letter}" if letter in "*`|_\\" else letter for letter in text)
+    """A cell in rst; a range takes as little room as it can."""
+    return cell(re.sub(r"\(([\d.,]+) to ([\d.,]+)\)", r"(\1–\2)", text))
 
 
 def _slug(name: str) -> str:

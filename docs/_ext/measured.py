@@ -122,6 +122,11 @@ def list_table(rows: Iterable[list[str]], title: str, *options: str) -> str:
     return "\n".join(lines) + "\n\n"
 
 
+def cell(text: str) -> str:
+    """A text as rst, which would read some of an error's or a processor's name as markup."""
+    return "".join(f"\\{letter}" if letter in "*`|_\\" else letter for letter in text)
+
+
 def number(value: float | None) -> str:
     """Three digits, or all of those before the point."""
     if value is None:

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from for_programs import LED_TO, plain
 from sphinx.application import Sphinx
 
 INDEX = """\
@@ -17,6 +18,10 @@ Book
 
       What it is about.
 
+   .. grid-item-card:: Without a link
+
+      Only text.
+
 .. toctree::
 
    page
@@ -27,10 +32,10 @@ PAGE = """\
 A page
 ======
 
-- `First trap`_: what goes wrong.
+- `1. First trap`_: what goes wrong.
 
-First trap
-----------
+1. First trap
+-------------
 
 Text.
 """
@@ -39,7 +44,7 @@ Text.
 @pytest.fixture
 def built(tmp_path):
     extensions = ["sphinx_design", "sphinx_markdown_builder", "as_markdown"]
-    (tmp_path / "conf.py").write_text(f"extensions = {extensions}\n")
+    (tmp_path / "conf.py").write_text(f"extensions = {extensions}\nmarkdown_anchor_sections = True\n")
     (tmp_path / "index.rst").write_text(INDEX)
     (tmp_path / "page.rst").write_text(PAGE)
 
@@ -56,8 +61,19 @@ def test_a_card_has_its_title_and_its_link(built):
     assert re.search(r"\[1\\?\. A page\]\(page\.md(#[\w-]+)?\)\s+What it is about\.", pages["index"])
 
 
-def test_a_link_within_a_page_has_its_anchor(built):
-    assert "[First trap](#first-trap): what goes wrong." in built("markdown")["page"]
+def test_a_card_without_a_link_has_its_title(built):
+    assert re.search(r"^Without a link\s+Only text\.$", built("markdown")["index"], re.MULTILINE)
+
+
+def test_a_link_within_a_page_leads_to_an_anchor_that_stays(built):
+    page = built("markdown")["page"]
+    (anchor,) = re.findall(r"First trap\]\(#([\w-]+)\): what goes wrong\.", page)
+    assert LED_TO.findall(page) == [anchor]
+    kept = plain(page, {anchor})
+    assert f'<a id="{anchor}"></a>' in kept
+    assert kept.count("<a id=") == 1
+    assert "<a id=" in page
+    assert "<a id=" not in plain(page)
 
 
 def test_the_html_is_as_it_was(built):

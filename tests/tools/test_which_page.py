@@ -60,11 +60,26 @@ def test_the_later_run_counts_and_a_busy_machine_is_another(recorded):
     assert [place[0] for place in found["contradicts"]] == ["cpu-2-cores (C), 1 busy"]
 
 
+def test_no_time_of_one_run_is_divided_by_another_runs(recorded):
+    recorded(("generate", [8], {}), ("a", [9], {}), name="old", date="2025-01-01")
+    results = recorded(("generate", [4], {}), ("b", [1], {}), name="new")
+    cases = which_page.measured_cases(results)
+    assert {place[-1]: [engine for engine, _ in rows] for place, rows in cases.items()} == {
+        "old": ["generate", "a"],
+        "new": ["generate", "b"],
+    }
+    assert not any(which_page.judge(RULE, cases).values())
+
+
 def test_two_processors_are_two_machines(recorded):
-    recorded(("a", [9], {}), name="old", cpu="C")
-    results = recorded(("b", [1], {}), name="new", cpu="D")
-    assert {place[0] for place in which_page.measured_cases(results)} == {"cpu-2-cores (C)", "cpu-2-cores (D)"}
-    assert not any(which_page.judge(RULE, which_page.measured_cases(results)).values())
+    recorded(("a", [9], {}), name="old", cpu="C, *X")
+    results = recorded(("a", [9], {}), ("b", [1], {}), name="new", cpu="C, Y")
+    cases = which_page.measured_cases(results)
+    assert {place[0] for place in cases} == {"cpu-2-cores (C, *X)", "cpu-2-cores (C, Y)"}
+    assert [len(places) for places in which_page.judge(RULE, cases).values()] == [0, 0, 1]
+    assert "cpu-2-cores (C, \\*X): the fastest" in which_page.fastest(
+        which_page.measured_cases(recorded(("generate", [9], {}), ("torch", [9], {}), name="old", cpu="C, *X"))
+    )
 
 
 def test_a_rule_of_idle_machines_is_not_asked_on_a_busy_one(recorded):

@@ -1,6 +1,6 @@
 """Does it export? Every causal language model that transformers knows, tiny and random, exported and decoded.
 
-    python tools/architectures/export_coverage.py                    # what docs/coverage.csv lacks; all take an hour
+    python tools/architectures/export_coverage.py                    # what docs/coverage.csv lacks; all take 40 minutes
     python tools/architectures/export_coverage.py llama gemma3_text  # these, again; tracebacks are printed
     python tools/architectures/export_coverage.py --again            # all of them, from nothing
 

@@ -3,12 +3,14 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
 from recorded import ROOT
 
 COMMENTS = re.compile(r"<!--.*?-->\n*", re.DOTALL)
-ANCHORS = re.compile(r'<a id="[^"]*"></a>\n+')
+ANCHOR = re.compile(r'<a id="([^"]*)"></a>\n+')
+LED_TO = re.compile(r"\]\([^()\s]*#([^()\s]+)\)")
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 LINK, NAME = re.compile(r"\[(.+?)\]\(.*?\)"), r"\1"
 LISTED = re.compile(r"^   (plot_\w+)$", re.MULTILINE)
@@ -29,16 +31,20 @@ def write_markdown(sphinx: list, folder: Path, environment: dict[str, str]) -> N
     """
     made = folder / "markdown"
     subprocess.run([*sphinx, "-b", "markdown", "-Q", made], env=environment, check=True)
-    for path in sorted(made.rglob("*.md")):
-        target = folder / "html" / path.relative_to(made)
-        target.write_text(plain(path.read_text(encoding="utf-8")), encoding="utf-8")
+    texts = {path.relative_to(made): path.read_text(encoding="utf-8") for path in sorted(made.rglob("*.md"))}
+    anchors = {name for text in texts.values() for name in LED_TO.findall(text)}
+    for path, text in texts.items():
+        (folder / "html" / path).write_text(plain(text, anchors), encoding="utf-8")
     shutil.rmtree(made)
     (folder / "html" / "llms.txt").write_text(listing(folder / "html"), encoding="utf-8")
 
 
-def plain(text: str) -> str:
-    """A page's Markdown without what only the build needs; its links lead to Markdown, downloads to the HTML's."""
-    return ANCHORS.sub("", COMMENTS.sub("", text))
+def plain(text: str, anchors: Collection[str] = ()) -> str:
+    """A page's Markdown without what only the build needs, such as ``anchors`` to which no page has a link.
+
+    Its links lead to Markdown, downloads to the HTML's.
+    """
+    return ANCHOR.sub(lambda found: found[0] if found[1] in anchors else "", COMMENTS.sub("", text))
 
 
 def listing(site: Path, root: Path = ROOT) -> str:

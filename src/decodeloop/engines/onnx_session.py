@@ -189,8 +189,8 @@ def threads_beside_others() -> int | None:
     other program kept a core busy, or the system does not tell: then onnxruntime takes all cores. Asked once, so that
     all sessions of a process do the same.
 
-    Looks up to five times and believes the idlest: a program that keeps a core busy does so each time, what writes a
-    file back or wakes for a moment does not.
+    Looks up to five times and believes the idlest: a program that keeps a core busy without a pause does so each time,
+    what writes a file back or wakes for a moment does not.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = 0
