@@ -178,9 +178,9 @@ for name, run in runs.items():
 # ============
 #
 # The engines take turns, five times each. *First token* is the time to read the prompt, *next token* that of each
-# further one, *same* the count from above. The :term:`limit` is reading weights and cache as stored for that engine, at
-# the memory's speed of the moment: higher for fewer bits. That promises nothing: they have to be unpacked as well.
-# llama.cpp has no limit here: we do not count its file's bytes.
+# further one, *same* the count from above. The :term:`limit` is what reading weights and cache, as stored for that
+# engine, allows at the memory's speed of the moment: more for fewer bits. That promises nothing: they have to be
+# unpacked as well. llama.cpp has no limit here: we do not count its file's bytes.
 
 timings = decodeloop.prefill_and_decode_all(runs, new_tokens)
 stored = dict.fromkeys(runs, model) | graphs

@@ -219,7 +219,7 @@ assert products["fused"] < products["dynamo"]
 # =========================
 #
 # :func:`decodeloop.verify` lets PyTorch and a graph read the same text, step by step, and compares their
-# :term:`logits`, the scores that the next token is chosen by. Only one of the two traces; both check.
+# :term:`logits`, the scores that the next token is chosen by. The seconds are no race: only one traces; both check.
 
 text = 'def factorial(n):\n    """Return the factorial of n"""'
 ids = loaded.tokenizer(text, return_tensors="pt").input_ids.to(device)

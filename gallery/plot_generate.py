@@ -234,7 +234,7 @@ timings.plot(limit, title=f"Tokens per second, random weights\n{shape}")
 #
 # To get an answer, ``generate``, which can do everything, :term:`beam search` included. To learn how decoding works, or
 # to change it, a loop of your own. To run a finished model inside a program, a graph: it writes the same tokens without
-# Python between the operators. :ref:`l-plot-engines` compares more ways. Here (*x generate* depends on the host):
+# Python between the operators. :ref:`l-plot-engines` compares more ways. Here they reached (*x generate* varies):
 
 speed = df["tokens/s"]
 for loop in speed.sort_values(ascending=False).index:

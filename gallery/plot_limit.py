@@ -215,8 +215,8 @@ rungs["ONNX, int4"] = loop_of(int4.generate), less.seconds + starting
 # ======================
 #
 # All loops take turns. A *gain* is how many milliseconds less a token takes than in the column before. A diamond is
-# what was expected. (4 bits' is in the table only; the limit is measured again.) A longer time than expected goes to
-# what we did not count, such as Python, or to slower kernels. Where gray lines overlap, it may be chance.
+# what was expected. (That of 4 bits is in the table only. The limit is measured again.) A longer time than expected
+# goes to what we did not count, such as Python, or to slower kernels. Where gray lines overlap, it may be chance.
 
 turns = {name: partial(run, prompt) for name, (run, _) in rungs.items()}
 timings = decodeloop.prefill_and_decode_all(turns, count)

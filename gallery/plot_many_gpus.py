@@ -82,7 +82,7 @@ def load(folder, device_map=None, **sizes):
 #
 # PyTorch's profiler notes what is sent while it runs one step. How long does one all-reduce take?
 # :func:`decodeloop.measure_all_reduce` adds up a hundred small tensors, one after the other, as Python launches them,
-# and on GPUs also in a captured :term:`CUDA graph`, as a decode step has them. These count (*an all-reduce*).
+# and on GPUs also in a captured :term:`CUDA graph`, as a decode step has them. These count: *an all-reduce* below.
 
 
 @torch.no_grad()
@@ -160,7 +160,7 @@ def in_one_process(folder):
 # %%
 # These functions are the script of a rank, which :func:`decodeloop.run_ranks` starts twice with `torchrun
 # <https://docs.pytorch.org/docs/stable/elastic/run.html>`_. A rank that fails, is killed or hangs is named in an error.
-# The table has bytes, bytes/s, a count, seconds of an all-reduce or a step. Behind a way: users, whom replicas share.
+# The table has bytes, bytes/s, a count, and seconds. Behind each way is its number of users, whom replicas share.
 
 HEAD = f"""
 import json

@@ -77,4 +77,6 @@ def test_a_link_within_a_page_leads_to_an_anchor_that_stays(built):
 
 
 def test_the_html_is_as_it_was(built):
-    assert "sd-stretched-link" in built("html")["index"]
+    html = built("html")["index"]
+    assert re.search(r'<div class="sd-card-title[^"]*">\s*1\. A page\s*</div>', html)  # plain: the whole card is a link
+    assert re.search(r'<a class="sd-stretched-link[^"]*" href="page\.html', html)

@@ -40,7 +40,7 @@ def write_markdown(sphinx: list, folder: Path, environment: dict[str, str]) -> N
 
 
 def plain(text: str, anchors: Collection[str] = ()) -> str:
-    """A page's Markdown without what only the build needs, such as ``anchors`` to which no page has a link.
+    """A page's Markdown without what only the build needs: comments, and all but those ``anchors`` that links lead to.
 
     Its links lead to Markdown, downloads to the HTML's.
     """
